@@ -1,0 +1,81 @@
+"""Tiny real inputs for the tests: zips of random or meaningful images, and scripts run as a user runs them."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+torch.set_num_threads(1)  # two test processes share two cores
+
+
+def write_zip(
+    path: Path, images: Sequence[np.ndarray], labels: Sequence[int] | None = None, names: Sequence[str] | None = None
+) -> Path:
+    """A StyleGAN zip of uint8 [H, W] or [H, W, 3] images."""
+    names = names or [f"00000/img{i:08d}.png" for i in range(len(images))]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, image in zip(names, images, strict=True):
+            buffer = io.BytesIO()
+            PIL.Image.fromarray(image).save(buffer, format="png")
+            archive.writestr(name, buffer.getvalue())
+        table = None if labels is None else [[name, int(label)] for name, label in zip(names, labels, strict=True)]
+        archive.writestr("dataset.json", json.dumps({"labels": table}))
+    return path
+
+
+def pattern_images(count: int, side: int = 8, seed: int = 0) -> tuple[list[np.ndarray], list[int]]:
+    """Grey images of 4 classes that differ in which quarter is bright, with noise; and their classes."""
+    rng = np.random.default_rng(seed)
+    labels = [i % 4 for i in range(count)]
+    images = []
+    for label in labels:
+        image = rng.integers(0, 60, (side, side))
+        y, x = divmod(label, 2)
+        image[y * side // 2 : (y + 1) * side // 2, x * side // 2 : (x + 1) * side // 2] += 180
+        images.append(image.astype(np.uint8))
+    return images, labels
+
+
+@pytest.fixture
+def patterns_zip(tmp_path: Path) -> Path:
+    """40 grey 8x8 images of 4 classes."""
+    return write_zip(tmp_path / "patterns.zip", *pattern_images(40))
+
+
+def invoke(command: click.Command, *args: str | Path) -> Result:
+    """Run a script in this process; bugs keep their traceback."""
+    result = CliRunner().invoke(command, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused() -> Refused:
+    """Run a script that must refuse its input: exit code 2 and exactly one line of error, which is returned."""
+
+    def run(command: click.Command, *args: str | Path) -> str:
+        result = invoke(command, *args)
+        assert result.exit_code == 2, result.output
+        lines = result.stderr.strip().splitlines()
+        assert len(lines) == 1, result.stderr
+        assert lines[0].startswith("Error: ")
+        return lines[0]
+
+    return run
+
+
+# Networks of a few thousand parameters: a step takes milliseconds.
+TINY_MODEL = ["--z-dim=8", "--w-dim=8", "--map-layers=2", "--channel-base=64", "--channel-max=8"]
+TINY_RUN = [*TINY_MODEL, "--batch=8", "--tick=0.032", "--snap=1", "--device=cpu", "--cfg=tiny"]
