@@ -1,0 +1,200 @@
+import io
+import json
+import multiprocessing
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import pattern_images, write_zip
+
+from torch_utils.command_line import UserError
+from training.dataset import Draws, ImageFolderDataset, LabelledSource
+from training.randomness import hashed
+
+
+def test_dataset_reads_images_and_labels_by_name(patterns_zip: Path) -> None:
+    images, labels = pattern_images(40)
+    dataset = ImageFolderDataset(patterns_zip, use_labels=True)
+    assert (len(dataset), dataset.image_shape, dataset.c_dim, dataset.h_dim) == (40, (1, 8, 8), 4, 0)
+    for i in (0, 7, 39):
+        image, label = dataset[i]
+        assert image.dtype == np.uint8
+        assert np.array_equal(image[0], images[i])
+        assert label.dtype == np.float32
+        assert label.argmax() == labels[i]
+        assert label.sum() == 1
+
+
+def test_dataset_order_does_not_depend_on_the_zip(tmp_path: Path) -> None:
+    images, labels = pattern_images(12)
+    names = [f"a/{i:03d}.png" for i in range(12)]
+    shuffled = np.random.default_rng(0).permutation(12)
+    first = ImageFolderDataset(write_zip(tmp_path / "1.zip", images, labels, names), use_labels=True)
+    second = ImageFolderDataset(
+        write_zip(
+            tmp_path / "2.zip",
+            [images[i] for i in shuffled],
+            [labels[i] for i in shuffled],
+            [names[i] for i in shuffled],
+        ),
+        use_labels=True,
+    )
+    assert first.names == second.names
+    assert first.fingerprint() == second.fingerprint()
+    for i in range(12):
+        assert np.array_equal(first[i][0], second[i][0])
+        assert np.array_equal(first[i][1], second[i][1])
+
+
+def test_dataset_reads_deflated_zips_and_folders_alike(tmp_path: Path, patterns_zip: Path) -> None:
+    with (
+        zipfile.ZipFile(patterns_zip) as archive,
+        zipfile.ZipFile(tmp_path / "d.zip", "w", zipfile.ZIP_DEFLATED) as copy,
+    ):
+        archive.extractall(tmp_path / "folder")
+        for info in archive.infolist():
+            copy.writestr(info.filename, archive.read(info))
+    reference = ImageFolderDataset(patterns_zip, use_labels=True)
+    for path in (tmp_path / "d.zip", tmp_path / "folder"):
+        other = ImageFolderDataset(path, use_labels=True)
+        assert other.names == reference.names
+        assert other.fingerprint() == reference.fingerprint()
+        assert np.array_equal(other[5][0], reference[5][0])
+
+
+def _sum_of_images(dataset: ImageFolderDataset) -> int:
+    return int(sum(dataset.image(i).sum(dtype=np.int64) for i in range(len(dataset))))
+
+
+def test_dataset_survives_forked_workers(patterns_zip: Path) -> None:
+    dataset = ImageFolderDataset(patterns_zip)  # the descriptor is open before the fork
+    expected = _sum_of_images(dataset)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(_sum_of_images, [dataset] * 8) == [expected] * 8
+
+
+def test_dataset_subset_keeps_labels_with_images(patterns_zip: Path) -> None:
+    whole = ImageFolderDataset(patterns_zip, use_labels=True)
+    part = ImageFolderDataset(patterns_zip, use_labels=True, max_images=9, subset_seed=3)
+    assert len(part) == 9
+    assert part.c_dim == 4  # the data set's classes, not the subset's
+    assert part.names != ImageFolderDataset(patterns_zip, max_images=9, subset_seed=4).names
+    for i, name in enumerate(part.names):
+        j = whole.names.index(name)
+        assert np.array_equal(part[i][0], whole[j][0])
+        assert np.array_equal(part[i][1], whole[j][1])
+
+
+def test_dataset_num_classes_is_the_data_sets(tmp_path: Path) -> None:
+    path = tmp_path / "few.zip"
+    write_zip(path, pattern_images(3)[0])
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    names = sorted(name for name in files if name.endswith(".png"))
+    files["dataset.json"] = json.dumps({"labels": [[n, 1] for n in names], "num_classes": 10}).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    assert ImageFolderDataset(path, use_labels=True).c_dim == 10
+
+
+def test_dataset_cache_gives_the_same_images(patterns_zip: Path) -> None:
+    dataset = ImageFolderDataset(patterns_zip)
+    before = dataset.images([3, 1, 2])
+    dataset.decode_into_memory()
+    assert dataset.in_memory
+    assert (dataset.images([3, 1, 2]) == before).all()
+
+
+@pytest.mark.parametrize("size", [(6, 6), (8, 16), (4, 4)])
+def test_dataset_refuses_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = write_zip(tmp_path / "odd.zip", [np.zeros(size, np.uint8)])
+    with pytest.raises(UserError, match=r"power of two.*--resolution=\d+"):
+        ImageFolderDataset(path)
+
+
+def test_dataset_refuses_missing_empty_and_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        ImageFolderDataset(tmp_path / "no.zip")
+    (tmp_path / "text.zip").write_text("not a zip")
+    with pytest.raises(UserError, match="can't be read as a zip"):
+        ImageFolderDataset(tmp_path / "text.zip")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no images.*dataset_tool\.py convert"):
+        ImageFolderDataset(tmp_path / "empty")
+
+
+def test_dataset_names_the_image_that_is_damaged_or_different(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i in range(3):
+        PIL.Image.fromarray(np.full((8, 8), i, np.uint8)).save(folder / f"{i}.png")
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:40])
+    PIL.Image.fromarray(np.zeros((16, 16), np.uint8)).save(folder / "2.png")
+    dataset = ImageFolderDataset(folder)
+    with pytest.raises(UserError, match=r"1\.png can't be decoded"):
+        dataset.image(1)
+    with pytest.raises(UserError, match=r"2\.png is \[1, 16, 16\], 0\.png is \[1, 8, 8\]"):
+        dataset.image(2)
+
+
+def test_dataset_notices_a_zip_changed_under_it(tmp_path: Path, patterns_zip: Path) -> None:
+    content = bytearray(patterns_zip.read_bytes())
+    dataset = ImageFolderDataset(patterns_zip)
+    place = content.find(b"IDAT", content.find(b"img00000004.png")) + 6
+    content[place] ^= 0xFF
+    patterns_zip.write_bytes(content)
+    with pytest.raises(UserError, match=r"img00000004\.png.*damaged"):
+        ImageFolderDataset(patterns_zip).image(4)
+    assert dataset.image(5).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([["nothing.png", 0]], "has no label"),
+        ([1, 2], r"list of \[file name, class number\]"),
+        ("text", r"list of \[file name, class number\]"),
+    ],
+)
+def test_dataset_refuses_labels(tmp_path: Path, labels: object, message: str) -> None:
+    path = tmp_path / "bad.zip"
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(buffer, format="png")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", buffer.getvalue())
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    with pytest.raises(UserError, match=message):
+        ImageFolderDataset(path, use_labels=True)
+
+
+def test_dataset_refuses_class_conditioning_without_labels(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "plain.zip", pattern_images(4)[0])
+    with pytest.raises(UserError, match="has none"):
+        ImageFolderDataset(path, use_labels=True)
+
+
+def test_labelled_source_draws_a_label_with_its_image(patterns_zip: Path) -> None:
+    dataset = ImageFolderDataset(patterns_zip, use_labels=True)
+    source = LabelledSource(dataset)
+    index = np.array([5, 0, 33])
+    draws = Draws(index, hashed(0, index))
+    sample = source[draws]
+    assert sample.index.tolist() == [5, 0, 33]
+    assert sample.c.argmax(1).tolist() == [i % 4 for i in (5, 0, 33)]
+    assert sample.h.shape == (3, 0)
+    assert source.conditions(draws).c.argmax(1).tolist() == [i % 4 for i in (5, 0, 33)]
+
+
+def test_labelled_source_shows_images_of_the_class_of_each_row(patterns_zip: Path) -> None:
+    dataset = ImageFolderDataset(patterns_zip, use_labels=True)
+    condition, images = LabelledSource(dataset).showcase(6, 3)
+    assert images.shape == (6, 3, 1, 8, 8)
+    assert condition.c.argmax(1).tolist() == [0, 1, 2, 3, 0, 1]
+    bright = images.float().unflatten(4, (2, 4)).unflatten(3, (2, 4)).mean((2, 4, 6)).flatten(2).argmax(2)
+    assert (bright == condition.c.argmax(1)[:, None]).all()
+    exemplars = LabelledSource(dataset).exemplars(1000)
+    assert len(exemplars) == 4
+    assert exemplars.condition.c.argmax(1).tolist() == [0, 1, 2, 3]

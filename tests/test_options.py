@@ -1,0 +1,133 @@
+import dataclasses
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from conftest import invoke
+
+import train
+from stylegan2_icgan.options import InstanceOptions, resolve, restore
+from stylegan2_icgan.systems.stylegan2 import StyleGAN2Options
+from torch_utils.command_line import UserError
+from training.config import DataOptions, LoopOptions, from_json, kinds_of, to_json
+
+GROUPS = (DataOptions, InstanceOptions, LoopOptions, StyleGAN2Options)
+FIELDS = [(cls, field) for cls in GROUPS for field in dataclasses.fields(cls)]
+
+
+def another_value(cls: type, field: dataclasses.Field[Any], resolved: Any) -> Any:
+    """A legal value other than the resolved one."""
+    if field.metadata["choices"]:
+        return next(word for word in field.metadata["choices"] if word != resolved)
+    kind = next(kind for kind in kinds_of(typing.get_type_hints(cls)[field.name]) if kind is not type(None))
+    if kind is bool:
+        return not resolved
+    if kind is str:
+        return "something else"
+    return kind((resolved or 1) * 2)
+
+
+@pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[field.name for _, field in FIELDS])
+def test_every_flag_changes_the_resolved_configuration(cls: type, field: dataclasses.Field[Any]) -> None:
+    """A flag that does nothing is the fault this sweep exists for; it goes through the real command line."""
+    before = resolve("tiny", {}, 16).flat()
+    value = another_value(cls, field, before[field.name])
+    name = field.name.replace("_", "-")
+    kinds = kinds_of(typing.get_type_hints(cls)[field.name])
+    flag = [f"--{name}" if value else f"--no-{name}"] if bool in kinds else [f"--{name}={value}"]
+    extra = {"batch_gpu": ["--batch=64"], "mbstd_group": []}.get(field.name, [])
+    context = train.main.make_context("train.py", [*flag, *extra])
+    flags = {key: given for key, given in context.params.items() if key in before}
+    after = resolve("tiny", flags, 16)
+    assert after.flat()[field.name] == value
+    assert after.sources[field.name] == "flag"
+    changed = {key for key, now in after.flat().items() if now != before[key]}
+    assert changed - {"batch", "gamma", "mbstd_group", "conv_clamp"} == {field.name} - {
+        "batch",
+        "gamma",
+        "mbstd_group",
+        "conv_clamp",
+    }
+
+
+def test_every_option_is_a_documented_flag() -> None:
+    help_text = invoke(train.main, "--help").output
+    for _, field in FIELDS:
+        assert f"--{field.name.replace('_', '-')}" in help_text
+
+
+def test_resolved_options_say_where_each_value_came_from() -> None:
+    options = resolve("auto", {"batch": 8, "gamma": None}, 16)
+    assert options.loop.batch == 8
+    assert options.model.gamma == pytest.approx(0.0002 * 16**2 / 8)
+    assert options.sources["batch"] == "flag"
+    assert options.sources["map_layers"] == "cfg auto"
+    assert options.sources["gamma"].startswith("derived: 0.0002")
+    assert options.sources["r1_interval"] == "default"
+    assert set(options.sources) == set(options.flat())
+
+
+def test_cond_takes_the_older_names() -> None:
+    for given, meant in {"1": "class", "0": "none", "class+instance": "instance+class"}.items():
+        assert train.main.make_context("train.py", [f"--cond={given}"]).params["cond"] == meant
+
+
+def test_options_survive_json() -> None:
+    options = resolve("tiny", {"cond": "instance", "minutes": 2.5, "data": "x.zip"}, 16)
+    assert restore(json.loads(json.dumps(options.json())), {}, "here") == options
+
+
+def test_json_with_unknown_keys_or_wrong_types_is_refused() -> None:
+    good = to_json(LoopOptions())
+    assert from_json(LoopOptions, good, "here") == LoopOptions()
+    with pytest.raises(UserError, match=r"here: unknown option 'bacth'. Did you mean 'batch'\?"):
+        from_json(LoopOptions, {"bacth": 3}, "here")
+    with pytest.raises(UserError, match="batch is 'many'; expected int"):
+        from_json(LoopOptions, {"batch": "many"}, "here")
+    with pytest.raises(
+        UserError, match=r"device is 'cuba'; expected one of auto, cpu, cuda, mps\. Did you mean 'cuda'"
+    ):
+        from_json(LoopOptions, {"device": "cuba"}, "here")
+    with pytest.raises(UserError, match=r"unknown option 'lr'"):
+        resolve("tiny", {}, 16) and restore(resolve("tiny", {}, 16).json() | {"loop": {"lr": 1}}, {}, "here")
+
+
+def test_resume_changes_only_what_keeps_the_run_the_same() -> None:
+    stored = resolve("tiny", {"kimg": 10}, 16).json()
+    assert restore(stored, {"kimg": 20, "snap": 1, "gamma": None}, "here").loop.kimg == 20
+    same = restore(stored, {"batch": stored["loop"]["batch"]}, "here")
+    assert same.sources["batch"] == "cfg tiny"
+    with pytest.raises(UserError, match=r"--gamma=3.0 given with --resume, but the run was started with 0\.1"):
+        restore(stored, {"gamma": 3.0}, "here")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"batch": 0}, "--batch=0: expected more than 0"),
+        ({"batch": 8, "batch_gpu": 3}, "--batch=8 is not a multiple of --batch-gpu=3"),
+        ({"mbstd_group": 5}, "--mbstd-group=5 does not divide the 16 images"),
+        ({"gamma": -1.0}, "--gamma=-1.0: expected 0 or more"),
+        ({"kimg": 0}, "--kimg=0: expected more than 0"),
+        ({"z_dim": 0}, "--z-dim=0: expected at least 1"),
+        ({"exemplars": 0}, "--exemplars=0: expected at least 1"),
+        ({"gama": 1.0}, "--gama is no option of stylegan2. Did you mean 'gamma'"),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve("tiny", flags, 16)
+
+
+def test_unknown_preset_offers_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"--cfg=tniy is unknown; there are auto, tiny. Did you mean 'tiny'\?"):
+        resolve("tniy", {}, 16)
+
+
+def test_paths_with_spaces_reach_the_options(tmp_path: Path) -> None:
+    context = train.main.make_context("train.py", ["--data", str(tmp_path / "my images.zip")])
+    assert context.params["data"].endswith("my images.zip")
+    assert isinstance(train.main, click.Command)

@@ -1,0 +1,367 @@
+"""Runs from the command line to the files they leave, on tiny networks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
+
+import train
+from training.checkpoint import load_snapshot
+
+ROOT = Path(__file__).parents[1]
+
+
+def only_run(outdir: Path) -> Path:
+    (run,) = outdir.iterdir()
+    return run
+
+
+def tensors_of(path: Path) -> dict[str, Any]:
+    """Everything in a training state that must be equal, flattened: name -> value."""
+    flat: dict[str, Any] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{name}/{key}", inner)
+        elif isinstance(value, list | tuple):
+            for i, inner in enumerate(value):
+                walk(f"{name}/{i}", inner)
+        else:
+            flat[name] = value
+
+    walk("", torch.load(path, weights_only=True))
+    return {name: value for name, value in flat.items() if name != "/progress/total_sec"}
+
+
+def assert_equal_states(one: Path, other: Path) -> None:
+    a, b = tensors_of(one), tensors_of(other)
+    assert a.keys() == b.keys()
+    assert sum(isinstance(value, torch.Tensor) for value in a.values()) > 100
+    different = [
+        name
+        for name in a
+        if not (torch.equal(a[name], b[name]) if isinstance(a[name], torch.Tensor) else a[name] == b[name])
+    ]
+    assert not different
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cond", ["none", "class", "instance", "instance+class"])
+def test_a_run_leaves_what_was_promised(patterns_zip: Path, tmp_path: Path, cond: str) -> None:
+    flags = [*TINY_RUN, f"--data={patterns_zip}", f"--cond={cond}", "--k=4", f"--outdir={tmp_path / 'runs'}"]
+    result = invoke(
+        train.main,
+        *flags,
+        "--kimg=1",
+        "--tick=0.4",
+        "--gamma=0.1",
+        "--d-architecture=resnet",
+        "--pl-weight=2",
+        "--mirror",
+    )
+    assert result.exit_code == 0, result.output
+    run = only_run(tmp_path / "runs")
+    assert run.name == f"00000-patterns-{cond}-tiny-batch8"
+    names = {file.name for file in run.iterdir() if not file.name.startswith("events")}
+    assert names == {
+        "training_options.json",
+        "log.txt",
+        "stats.jsonl",
+        "reals.png",
+        *(f"fakes00000{i}.png" for i in (0, 1)),
+        *(f"network-snapshot-00000{i}.pt" for i in (0, 1)),
+        *(f"training-state-00000{i}.pt" for i in (0, 1)),
+    }
+    snapshot = load_snapshot(run / "network-snapshot-000001.pt")
+    assert snapshot.cur_nimg == 1000
+    assert (snapshot.recipe.shape.c_dim, snapshot.recipe.shape.h_dim > 0) == (4 * ("class" in cond), "instance" in cond)
+    assert len(snapshot.exemplars) == {"none": 0, "class": 4, "instance": 40, "instance+class": 40}[cond]
+    assert set(snapshot.networks) == {"G", "D", "G_ema"}
+    columns = 8 + (0 if cond == "none" else 4)
+    with PIL.Image.open(run / "fakes000001.png") as sheet:
+        assert sheet.size == (columns * 32 + (0 if cond == "none" else 16), 8 * 32)
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert [line["Progress/kimg"]["mean"] for line in lines] == [0.4, 0.8, 1.0]
+    assert {"num", "mean", "std"} == set(lines[0]["Loss/G/loss"])
+    assert {"Loss/D/real", "Loss/scores/fake", "Loss/r1_penalty", "Timing/sec_per_kimg"} <= set(lines[0])
+    assert all(np.isfinite(value["mean"]) for line in lines for key, value in line.items() if key != "timestamp")
+    options = json.loads((run / "training_options.json").read_text())
+    assert options["data"]["cond"] == cond
+    assert options["sources"]["gamma"] == "flag"
+
+
+def test_fakes_show_the_instance_and_its_neighbours(patterns_zip: Path, tmp_path: Path) -> None:
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--cond=instance", "--k=4", f"--outdir={tmp_path / 'runs'}"]
+    assert invoke(train.main, *flags, "--kimg=1", "--minutes=0.0001").exit_code == 0
+    with PIL.Image.open(only_run(tmp_path / "runs") / "fakes000000.png") as picture:
+        sheet = np.asarray(picture)
+    real_tiles = {image.tobytes() for image in pattern_images(40)[0]}
+    for row in range(8):
+        shown = [sheet[row * 32 : row * 32 + 32 : 4, col * 32 : col * 32 + 32 : 4] for col in range(4)]
+        assert all(tile.tobytes() in real_tiles for tile in shown)
+        quarters = [
+            np.argmax([tile[:4, :4].sum(), tile[:4, 4:].sum(), tile[4:, :4].sum(), tile[4:, 4:].sum()])
+            for tile in shown
+        ]
+        assert len(set(quarters)) == 1  # neighbours are of the instance's kind
+
+
+@pytest.mark.slow
+def test_training_learns_the_patterns(patterns_zip: Path, tmp_path: Path) -> None:
+    """A few hundred steps: samples of an instance are brightest in the quarter where the instance is."""
+    from stylegan2_icgan.models import load_model
+    from training.sampling import sample_images, z_from_seeds
+
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--cond=instance", "--k=4", f"--outdir={tmp_path / 'runs'}"]
+    result = invoke(
+        train.main, *flags, "--kimg=3", "--tick=3", "--channel-max=16", "--channel-base=128", "--map-lr=0.1"
+    )
+    assert result.exit_code == 0, result.output
+    model = load_model(only_run(tmp_path / "runs") / "network-snapshot-000003.pt", torch.device("cpu"))
+    samples = sample_images(model.generator, z_from_seeds(range(40), 8), model.exemplars.condition)
+
+    def quarter(images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1).argmax(dim=1)
+
+    assert (quarter(samples) == quarter(model.exemplars.images)).float().mean() > 0.8
+
+
+def start(*args: str | Path) -> "subprocess.Popen[str]":
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, args)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+RESUMABLE = [
+    "--cond=instance+class",
+    "--k=4",
+    "--kimg=0.4",
+    "--tick=0.08",
+    "--pl-weight=2",
+    "--style-mixing=0.9",
+    "--mirror-instances",
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Data, and a run of 50 steps without a break."""
+    folder = tmp_path_factory.mktemp("whole")
+    data = write_zip(folder / "patterns.zip", *pattern_images(40))
+    result = invoke(train.main, *TINY_RUN, f"--data={data}", *RESUMABLE, f"--outdir={folder / 'runs'}")
+    assert result.exit_code == 0, result.output
+    return data, only_run(folder / "runs")
+
+
+def ticks(run: Path) -> list[float]:
+    return [json.loads(line)["Progress/kimg"]["mean"] for line in (run / "stats.jsonl").read_text().splitlines()]
+
+
+def assert_same_statistics(one: Path, other: Path) -> None:
+    """Every figure but the clock's and the memory's."""
+    for a, b in zip((one / "stats.jsonl").open(), (other / "stats.jsonl").open(), strict=True):
+        first, second = (
+            {k: v for k, v in json.loads(line).items() if k.split("/")[0] in ("Loss", "Progress")} for line in (a, b)
+        )
+        assert first == second
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_equals_an_uninterrupted_run(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, whole = uninterrupted
+    outdir = tmp_path / "runs"
+    process = start(*TINY_RUN, f"--data={data}", *RESUMABLE, f"--outdir={outdir}")
+    wait_for(lambda: list(outdir.glob("*/training-state-000000.pt")) or process.poll() is not None)
+    process.kill()
+    process.wait()
+    run = only_run(outdir)
+    at = torch.load(run / "training-state-000000.pt", weights_only=True)["progress"]["cur_nimg"]
+    assert 0 < at < 400
+    resumed = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--resume=latest", f"--outdir={outdir}"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"Continuing at {at / 1000:.1f} kimg" in resumed.stdout
+    assert_equal_states(run / "training-state-000000.pt", whole / "training-state-000000.pt")
+    assert ticks(run) == ticks(whole) == [0.08, 0.16, 0.24, 0.32, 0.4]
+    assert_same_statistics(run, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_leave_and_nothing_is_lost(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    data, whole = uninterrupted
+    outdir = tmp_path / "runs"
+    process = start(*TINY_RUN, "--snap=50", f"--data={data}", *RESUMABLE, f"--outdir={outdir}")
+    wait_for(lambda: list(outdir.glob("*/stats.jsonl")) or process.poll() is not None)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    run = only_run(outdir)
+    assert f"--resume={run}" in output
+    assert "Traceback" not in output
+    at = torch.load(next(run.glob("training-state-*.pt")), weights_only=True)["progress"]["cur_nimg"]
+    assert at < 400, "the signal came after the end: nothing was tested"
+    result = invoke(train.main, f"--resume={run}", "--snap=1")
+    assert result.exit_code == 0, result.output
+    assert_equal_states(run / "training-state-000000.pt", whole / "training-state-000000.pt")
+    assert ticks(run) == ticks(whole)
+    assert_same_statistics(run, whole)
+
+
+def test_time_limit_stops_with_a_state_that_continues(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, whole = uninterrupted
+    outdir = tmp_path / "runs"
+    flags = [*TINY_RUN, f"--data={data}", *RESUMABLE, f"--outdir={outdir}"]
+    assert invoke(train.main, *flags, "--minutes=0.005").exit_code == 0
+    assert invoke(train.main, "--resume=latest", f"--outdir={outdir}", "--minutes=10").exit_code == 0
+    assert_equal_states(only_run(outdir) / "training-state-000000.pt", whole / "training-state-000000.pt")
+
+
+def test_loader_processes_change_nothing(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, whole = uninterrupted
+    flags = [*TINY_RUN, f"--data={data}", *RESUMABLE, f"--outdir={tmp_path / 'runs'}"]
+    assert invoke(train.main, *flags, "--workers=2", "--cache=none").exit_code == 0
+    assert_equal_states(only_run(tmp_path / "runs") / "training-state-000000.pt", whole / "training-state-000000.pt")
+
+
+def test_a_longer_run_is_a_continued_one(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, _ = uninterrupted
+    flags = [*TINY_RUN, f"--data={data}", *RESUMABLE, f"--outdir={tmp_path / 'runs'}"]
+    assert invoke(train.main, *flags, "--kimg=0.6").exit_code == 0
+    whole = only_run(tmp_path / "runs")
+    again = tmp_path / "again"
+    assert invoke(train.main, *flags, f"--outdir={again}").exit_code == 0
+    assert invoke(train.main, "--resume=latest", f"--outdir={again}", "--kimg=0.6").exit_code == 0
+    assert_equal_states(only_run(again) / "training-state-000000.pt", whole / "training-state-000000.pt")
+    assert ticks(only_run(again)) == ticks(whole)
+
+
+def test_rounds_change_nothing_but_rounding(patterns_zip: Path, tmp_path: Path) -> None:
+    """--batch-gpu: the same images, conditions and noise in smaller rounds; equal but for the minibatch statistic."""
+    results = []
+    for name, flags in {"whole": [], "rounds": ["--batch-gpu=4"]}.items():
+        common = [
+            *TINY_RUN,
+            f"--data={patterns_zip}",
+            "--cond=class",
+            "--mbstd-group=1",
+            "--kimg=1",
+            "--minutes=0.0001",
+        ]
+        assert invoke(train.main, *common, *flags, f"--outdir={tmp_path / name}").exit_code == 0
+        state = next(only_run(tmp_path / name).glob("training-state-*.pt"))
+        results.append(torch.load(state, weights_only=True))
+    assert results[0]["progress"]["cur_nimg"] == results[1]["progress"]["cur_nimg"] == 8
+    # The generator, whose step comes first; noise is drawn anew in every round, but its strength begins at 0.
+    one, other = (
+        torch.cat([w.flatten() for name, w in result["members"]["G"].items() if not name.endswith("noise_strength")])
+        for result in results
+    )
+    # Adam's first step is lr * sign: a weight may only differ where its gradient is next to nothing.
+    assert torch.isclose(one, other, atol=1e-5).float().mean() > 0.99
+
+
+def test_dry_run_prints_and_writes_nothing(patterns_zip: Path, tmp_path: Path) -> None:
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--cond=class", f"--outdir={tmp_path / 'runs'}", "-n"]
+    result = invoke(train.main, *flags)
+    assert result.exit_code == 0
+    assert not (tmp_path / "runs").exists()
+    start_of_tables = result.output.index("\n\nG ")
+    assert json.loads(result.output[:start_of_tables])["model"]["z_dim"] == 8
+    assert "synthesis.b8" in result.output
+    assert "GiB" in result.output.splitlines()[-1]
+    assert "for --kimg=" in result.output.splitlines()[-1]
+
+
+def test_output_in_a_pipe_is_plain_lines(patterns_zip: Path, tmp_path: Path) -> None:
+    flags = [*TINY_RUN, f"--data={patterns_zip}", f"--outdir={tmp_path / 'runs'}", "--kimg=0.8", "--tick=0.2"]
+    output = invoke(train.main, *flags).output
+    assert "\x1b" not in output
+    assert [line.split()[3] for line in output.splitlines() if line.startswith("tick")] == ["0.2", "0.4", "0.6", "0.8"]
+    assert (only_run(tmp_path / "runs") / "log.txt").read_text().splitlines() == [
+        line for line in output.splitlines() if not line.startswith("Continue with")
+    ]
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_bad_data_is_refused(tmp_path: Path, patterns_zip: Path, refused: Refused) -> None:
+    outdir = f"--outdir={tmp_path / 'runs'}"
+    assert "--data is missing" in refused(train.main, outdir)
+    assert "does not exist" in refused(train.main, outdir, "--data=nothing.zip")
+    (tmp_path / "text.zip").write_text("text")
+    assert "text.zip can't be read as a zip" in refused(train.main, outdir, f"--data={tmp_path / 'text.zip'}")
+    write_zip(tmp_path / "none.zip", [])
+    assert "holds no images" in refused(train.main, outdir, f"--data={tmp_path / 'none.zip'}")
+    write_zip(tmp_path / "odd.zip", [np.zeros((12, 12), np.uint8)] * 3)
+    assert "power of two" in refused(train.main, outdir, f"--data={tmp_path / 'odd.zip'}")
+    write_zip(tmp_path / "unlabelled.zip", pattern_images(8)[0])
+    assert "has none" in refused(train.main, outdir, f"--data={tmp_path / 'unlabelled.zip'}", "--cond=class")
+    message = refused(train.main, outdir, f"--data={patterns_zip}", "--cond=instance", "--k=40", "--cfg=tiny")
+    assert "--k=40" in message
+    assert "expected 1 <= k <= 39" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_flags_are_refused(patterns_zip: Path, refused: Refused, tmp_path: Path) -> None:
+    data = f"--data={patterns_zip}"
+    assert "--gamma" in refused(train.main, data, "--gama=1")
+    assert "Did you mean 'instance'" in refused(train.main, data, "--cond=instnce")
+    assert "Did you mean 'tiny'" in refused(train.main, data, "--cfg=tinny")
+    assert "'many' is not a valid integer" in refused(train.main, data, "--batch=many")
+    assert "is not a multiple" in refused(train.main, data, "--cfg=tiny", "--batch=8", "--batch-gpu=3")
+    if not torch.cuda.is_available():
+        assert "--device=cuda" in refused(train.main, data, "--cfg=tiny", "--device=cuda")
+    (tmp_path / "file").write_text("")
+    assert "--outdir" in refused(train.main, data, *TINY_RUN, f"--outdir={tmp_path / 'file'}")
+
+
+def test_resume_is_refused_loudly(uninterrupted: tuple[Path, Path], tmp_path: Path, refused: Refused) -> None:
+    _, whole = uninterrupted
+    outdir = f"--outdir={tmp_path}"
+    assert "there is no run" in refused(train.main, "--resume=latest", outdir)
+    assert "does not exist" in refused(train.main, "--resume=nowhere", outdir)
+    run = tmp_path / whole.name
+    run.mkdir()
+    assert "holds no training-state" in refused(train.main, "--resume=latest", outdir)
+    for file in whole.iterdir():
+        (run / file.name).write_bytes(file.read_bytes())
+    assert "--cfg=tiny given with --resume" in refused(train.main, f"--resume={run}", "--cfg=tiny")
+    assert "--gamma=5.0 given with --resume" in refused(train.main, f"--resume={run}", "--gamma=5")
+    other = write_zip(tmp_path / "other.zip", *pattern_images(40, seed=1))
+    assert "is not what" in refused(train.main, f"--resume={run}", f"--data={other}")
+    newest = run / "training-state-000000.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    message = refused(train.main, f"--resume={run}", "--kimg=0.6")
+    assert newest.name in message  # named, and no older state taken in silence
+    options = run / "training_options.json"
+    content = json.loads(options.read_text())
+    options.write_text(json.dumps(content | {"loop": content["loop"] | {"bathc": 3}}))
+    assert "unknown option 'bathc'. Did you mean 'batch'?" in refused(train.main, f"--resume={run}")
+    options.write_text("{")
+    assert "can't be read" in refused(train.main, f"--resume={run}")

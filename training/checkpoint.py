@@ -1,0 +1,199 @@
+"""What a run leaves on disk: snapshots for people, training states for itself. Tensors and JSON, never code."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from torch_utils.command_line import UserError
+from torch_utils.files import atomic_write
+from training.condition import Condition, Exemplars
+from training.run_folder import states_in
+from training.system import DataShape, Stateful
+
+SNAPSHOT_FORMAT, STATE_FORMAT = 1, 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What it takes to build the networks again, and how they came about.
+
+    Args:
+        system: name in the table of systems.
+        options: the system's own options, JSON.
+        shape: what the data prescribed.
+        training_options: everything the run was told, JSON; for the record.
+    """
+
+    system: str
+    options: dict[str, Any]
+    shape: DataShape
+    training_options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A trained model as a file.
+
+    Args:
+        recipe: what it is.
+        networks: name -> state dict; `G_ema` is the generator to use, `G` and `D` go on training.
+        exemplars: conditions stored beside the weights.
+        cur_nimg: images seen.
+    """
+
+    recipe: Recipe
+    networks: dict[str, dict[str, torch.Tensor]]
+    exemplars: Exemplars
+    cur_nimg: int
+
+
+def save_snapshot(path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot, whole or not at all.
+
+    Raises:
+        OSError: e.g. a full disk.
+    """
+    recipe, exemplars = snapshot.recipe, snapshot.exemplars
+    description = {
+        "system": recipe.system,
+        "options": recipe.options,
+        "shape": vars(recipe.shape),
+        "training_options": recipe.training_options,
+        "cur_nimg": snapshot.cur_nimg,
+        "exemplar_names": exemplars.names,
+        "extractor": exemplars.extractor,
+    }
+    content = {
+        "format": SNAPSHOT_FORMAT,
+        "kind": "stylegan2_icgan snapshot",
+        "config": json.dumps(description),
+        "networks": snapshot.networks,
+        "exemplars": {"c": exemplars.condition.c, "h": exemplars.condition.h, "images": exemplars.images},
+        "extractor_state": exemplars.extractor_state,
+    }
+    _save(path, content)
+
+
+def load_snapshot(path: str | Path) -> Snapshot:
+    """Read a snapshot; nothing in it is executed.
+
+    Raises:
+        UserError: missing, damaged, something else, or from a newer version; the file is named.
+    """
+    content = _load(Path(path), "stylegan2_icgan snapshot", SNAPSHOT_FORMAT, "--network")
+    try:
+        description = json.loads(content["config"])
+        stored = content["exemplars"]
+        exemplars = Exemplars(
+            Condition(stored["c"], stored["h"]),
+            stored["images"],
+            description["exemplar_names"],
+            description["extractor"],
+            content["extractor_state"],
+        )
+        recipe = Recipe(
+            description["system"],
+            description["options"],
+            DataShape(**description["shape"]),
+            description["training_options"],
+        )
+        return Snapshot(recipe, content["networks"], exemplars, description["cur_nimg"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"--network={path} is not a whole snapshot ({error!r}); use another one") from None
+
+
+def save_state(path: Path, members: Mapping[str, Stateful], progress: dict[str, Any], keep: int = 2) -> None:
+    """Write a training state: the state of every member, and where the run is. Older ones beyond `keep` are removed.
+
+    Raises:
+        OSError: e.g. a full disk. What was there before is untouched.
+    """
+    content = {
+        "format": STATE_FORMAT,
+        "kind": "stylegan2_icgan training state",
+        "progress": progress,
+        "members": {name: member.state_dict() for name, member in members.items()},
+    }
+    _save(path, content)
+    for old in states_in(path.parent)[:-keep]:
+        old.unlink()
+
+
+def load_state(path: Path, members: Mapping[str, Stateful]) -> dict[str, Any]:
+    """Give every member its state back.
+
+    Returns:
+        progress, as it was saved.
+
+    Raises:
+        UserError: a damaged file, or members other than those saved. Never "starting from scratch".
+    """
+    content = _load(path, "stylegan2_icgan training state", STATE_FORMAT, "--resume")
+    saved = content.get("members")
+    if not isinstance(saved, dict) or set(saved) != set(members):
+        names = sorted(saved) if isinstance(saved, dict) else "nothing"
+        raise UserError(
+            f"--resume={path} holds {names}; this run needs {sorted(members)}. Continue it with its own options"
+        )
+    for name, member in members.items():
+        try:
+            member.load_state_dict(saved[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"--resume={path}: {name} does not fit this run ({reason}); continue it with its own options"
+            ) from None
+    progress: dict[str, Any] = content["progress"]
+    return progress
+
+
+class _Writer:
+    """Keeps the error of a failed write: torch.save covers it with a RuntimeError about positions."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as file:
+        writer = _Writer(file)
+        try:
+            torch.save(content, writer)  # type: ignore[arg-type]
+        except RuntimeError:
+            if writer.error is not None:
+                raise writer.error from None
+            raise
+
+
+def _load(path: Path, kind: str, newest: int, flag: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{flag}={path} does not exist; expected a file written by train.py")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and torch raise a dozen kinds for one thing: the file is not whole
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        raise UserError(
+            f"{flag}={path} can't be read ({reason}); it is damaged or not ours, use an older one"
+        ) from None
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        raise UserError(
+            f"{flag}={path} is not a {kind.removeprefix('stylegan2_icgan ')}; expected one written by train.py"
+        )
+    if content["format"] > newest:
+        raise UserError(f"{flag}={path} has format {content['format']}; this version reads up to {newest}, update it")
+    return content

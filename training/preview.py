@@ -1,0 +1,36 @@
+"""The sheets a run writes: reals.png once, fakes*.png as it goes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training.dataset import Draws, SampleSource
+from training.image_grid import save_png, sheet
+from training.randomness import hashed, permutation
+from training.sampling import sample_images, z_from_seeds
+
+ROWS, EXPLAINING, COLUMNS = 8, 4, 8
+SMALLEST_SHOWN = 32  # pixels; smaller images are enlarged by a whole factor
+
+
+class Preview:
+    """Fixed conditions and noise, so that sheets of one run can be compared.
+
+    Each row of fakes: the conditioning instance and its nearest neighbours (or images of the class), then samples.
+    """
+
+    def __init__(self, source: SampleSource, z_dim: int) -> None:
+        condition, self.explaining = source.showcase(ROWS, EXPLAINING)
+        self.condition = condition.repeat_interleave(COLUMNS)
+        self.z = z_from_seeds(range(ROWS * COLUMNS), z_dim)
+        index = permutation(len(source), 0)[np.arange(ROWS * (EXPLAINING + COLUMNS)) % len(source)]
+        self.reals = source[Draws(index, hashed(0, index))].image
+        self.scale = max(SMALLEST_SHOWN // source.resolution, 1)
+
+    def save_reals(self, path: Path) -> None:
+        save_png(sheet(self.reals.unflatten(0, (ROWS, -1))), path, self.scale)
+
+    def save_fakes(self, path: Path, generator: torch.nn.Module) -> None:
+        fakes = sample_images(generator, self.z, self.condition)
+        save_png(sheet(fakes.unflatten(0, (ROWS, COLUMNS)), self.explaining), path, self.scale)

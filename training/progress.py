@@ -1,0 +1,130 @@
+"""What a run says while it works: a bar on a terminal, plain lines in a pipe, everything in log.txt."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import rich.console
+import rich.progress
+import torch
+
+from torch_utils.files import atomic_write, format_time
+
+
+class Progress:
+    """Bar, log file, `stats.jsonl` and TensorBoard of one run.
+
+    Args:
+        run: the run folder; files in it are appended to.
+        total_kimg: where the bar ends.
+        cur_nimg: where the run stands: lines of `stats.jsonl` beyond it (written by a run killed before its next state)
+            are dropped, so that none is there twice after a resume.
+    """
+
+    def __init__(self, run: Path, total_kimg: float, cur_nimg: int) -> None:
+        self.run = run
+        self._console = rich.console.Console(highlight=False, soft_wrap=True)
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.completed:.1f}/{task.total:.0f} kimg"),
+            rich.progress.BarColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("left"),
+            rich.progress.TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=total_kimg, completed=cur_nimg / 1000)
+        _drop_later_lines(run / "stats.jsonl", cur_nimg)
+        self._tensorboard: Any = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def say(self, line: str) -> None:
+        """One line on the screen and in log.txt."""
+        self._console.print(line, markup=False)
+        with (self.run / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+    def advance(self, cur_nimg: int) -> None:
+        self._bar.update(self._task, completed=cur_nimg / 1000)
+
+    def record(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
+        """Append one line to `stats.jsonl`, and the means to TensorBoard when it is installed."""
+        line = dict(stats) | {"timestamp": datetime.datetime.now(datetime.UTC).timestamp()}
+        with (self.run / "stats.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._tensorboard is None:
+            self._tensorboard = _tensorboard_writer(self.run)
+        for name, moments in stats.items():
+            self._tensorboard.add_scalar(name, moments["mean"], global_step=cur_nimg // 1000)
+
+
+class _NoWriter:
+    """Stands in for TensorBoard where it is not installed."""
+
+    def add_scalar(self, name: str, value: float, global_step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+def _tensorboard_writer(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import: only once a run really ticks
+    except ImportError:
+        return _NoWriter()
+    return SummaryWriter(run)
+
+
+def _drop_later_lines(path: Path, cur_nimg: int) -> None:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if _line_kimg(line) <= cur_nimg / 1000]
+    if len(kept) < len(lines):
+        with atomic_write(path) as file:
+            file.write("".join(kept).encode())
+
+
+def _line_kimg(line: str) -> float:
+    """Where a line of stats.jsonl stands; a line cut short by a crash stands beyond everything."""
+    try:
+        return float(json.loads(line)["Progress/kimg"]["mean"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def tick_line(stats: Mapping[str, Mapping[str, float]]) -> str:
+    """The figures of a tick worth a glance."""
+
+    def mean(name: str) -> float:
+        return stats[name]["mean"] if name in stats else float("nan")
+
+    return (
+        f"tick {mean('Progress/tick'):<5.0f} kimg {mean('Progress/kimg'):<8.1f} "
+        f"time {format_time(mean('Timing/total_sec')):<8} sec/kimg {mean('Timing/sec_per_kimg'):<7.2f} "
+        f"memory {mean('Resources/memory_gb'):<5.2f} GB  "
+        f"G {mean('Loss/G/loss'):<6.3f} D {mean('Loss/D/real') + mean('Loss/D/fake'):<6.3f} "
+        f"D(real) {mean('Loss/scores/real'):+.2f} D(fake) {mean('Loss/scores/fake'):+.2f}"
+    )
+
+
+def memory_gb(device: torch.device) -> float:
+    """Peak memory of the GPU since the last call, or resident memory of the process, in GiB."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**30
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    return float(psutil.Process().memory_info().rss) / 2**30

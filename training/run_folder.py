@@ -1,0 +1,78 @@
+"""The folder of a run: its name, what is in it, which one is the newest."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from torch_utils.command_line import UserError
+from torch_utils.files import atomic_write
+
+OPTIONS_FILE = "training_options.json"
+
+
+def new_run_folder(outdir: Path, description: str) -> Path:
+    """`outdir/00003-description`, numbered after the highest number there, made."""
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+        numbers = [int(match[1]) for entry in outdir.iterdir() if (match := re.match(r"(\d{5})-", entry.name))]
+        run = outdir / f"{max(numbers, default=-1) + 1:05d}-{description}"
+        run.mkdir()
+    except OSError as error:
+        raise UserError(f"--outdir={outdir}: no folder can be made there ({error}); name another one") from None
+    return run
+
+
+def find_run(resume: str, outdir: Path) -> tuple[Path, Path]:
+    """What `--resume` means: 'latest' (the newest run in outdir), a run folder, or one of its states.
+
+    Returns:
+        the run folder and the training state to continue from.
+
+    Raises:
+        UserError: no such run, or a run without a state.
+    """
+    if resume == "latest":
+        runs = sorted(entry for entry in outdir.glob("[0-9][0-9][0-9][0-9][0-9]-*") if entry.is_dir())
+        if not runs:
+            raise UserError(f"--resume=latest: there is no run in --outdir={outdir}; start one without --resume")
+        run = runs[-1]
+    else:
+        run = Path(resume)
+        if run.is_file():
+            return run.parent, run
+        if not run.is_dir():
+            raise UserError(f"--resume={resume} does not exist; expected a run folder, one of its states, or latest")
+    states = states_in(run)
+    if not states:
+        raise UserError(f"--resume={resume}: {run} holds no training-state-*.pt; nothing to continue, start a new run")
+    return run, states[-1]
+
+
+def states_in(run: Path) -> list[Path]:
+    """Training states of a run, oldest first."""
+    return sorted(run.glob("training-state-*.pt"))
+
+
+def snapshots_in(run: Path) -> list[Path]:
+    """Snapshots of a run, oldest first."""
+    return sorted(run.glob("network-snapshot-*.pt"))
+
+
+def write_options(run: Path, options: dict[str, Any]) -> None:
+    with atomic_write(run / OPTIONS_FILE) as file:
+        file.write((json.dumps(options, indent=2) + "\n").encode())
+
+
+def read_options(run: Path) -> dict[str, Any]:
+    """What `training_options.json` of a run holds."""
+    path = run / OPTIONS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} can't be read ({error}); a run is continued with the options it was started with"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; expected the options of a run")
+    return content

@@ -1,0 +1,31 @@
+"""What a loss term is given."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from training.condition import Condition
+
+
+@dataclass(frozen=True)
+class Step:
+    """Everything a loss term may look at, for one round (micro-batch) of one phase."""
+
+    networks: Mapping[str, torch.nn.Module]
+    real: torch.Tensor  # float32 [N, C, H, W] in [-1, 1]
+    real_cond: Condition  # of `real`, N rows
+    z: torch.Tensor  # float32 [N, z_dim] ~ N(0, 1)
+    gen_cond: Condition  # for the fakes, N rows
+    augment: Callable[[torch.Tensor], torch.Tensor]  # what the discriminator sees of an image, real or fake
+
+    @property
+    def G(self) -> torch.nn.Module:
+        return self.networks["G"]
+
+    @property
+    def D(self) -> torch.nn.Module:
+        return self.networks["D"]
+
+
+Term = Callable[[Step], torch.Tensor]  # a loss, float32 [N] (one value a sample) or shorter
