@@ -1,0 +1,1 @@
+"""Image operations of the StyleGAN2 networks, each in a module of its own name."""
