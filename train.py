@@ -65,7 +65,7 @@ def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **fla
             click.echo("\n".join(["", *module_table(name, network)]))
         memory, sec_per_kimg = estimate(system, source, options.loop, device, augment)
         click.echo(
-            f"\nEstimated from one small round on {device}: {memory:.2f} GiB; {sec_per_kimg:.1f} s a thousand images, "
+            f"\nEstimated from one round on {device}: {memory:.2f} GiB; {sec_per_kimg:.1f} s a thousand images, "
             f"{format_time(sec_per_kimg * options.loop.kimg)} for --kimg={options.loop.kimg:g}"
         )
         return 0
@@ -101,8 +101,8 @@ def options_of_run(run: Path, cfg: str | None, flags: dict[str, Any]) -> tuple[T
     if dataset.fingerprint() != expected.get("fingerprint"):
         raise UserError(
             f"--data={dataset.path} ({len(dataset)} images) is not what {run} was trained on "
-            f"({expected.get('num_images')} "
-            "images): file names or contents differ. Give that data with --data, or start a new run"
+            f"({expected.get('num_images')} images): file names or contents differ. Give that data with --data, or "
+            "start a new run"
         )
     return options, dataset
 

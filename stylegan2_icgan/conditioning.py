@@ -76,8 +76,7 @@ def from_features(model: Model, path: Path, chosen: Sequence[int] | None, data: 
     if features.shape[1] != h_dim:
         raise UserError(
             f"--instance-feats={path} has rows of width {features.shape[1]}; this model is conditioned on {h_dim}, "
-            "made by "
-            f"extractor {model.exemplars.extractor.get('name')}. Make the features with that extractor"
+            f"made by extractor {model.exemplars.extractor.get('name')}. Make the features with that extractor"
         )
     _check_same_extractor(model, path)
     chosen = list(range(min(FEW, len(features)))) if chosen is None else chosen

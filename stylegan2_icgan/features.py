@@ -132,8 +132,7 @@ class ResNet50Extractor:
             except (OSError, RuntimeError) as error:  # no network; RuntimeError: wrong hash
                 raise UserError(
                     f"--extractor=resnet50: torchvision's published weights can't be fetched ({error}); give a local "
-                    "file "
-                    "with --extractor-weights=FILE, or use --extractor=pca, which needs none"
+                    "file with --extractor-weights=FILE, or use --extractor=pca, which needs none"
                 ) from None
             self.source = {"weights": "torchvision IMAGENET1K_V2"}
         else:
@@ -144,8 +143,7 @@ class ResNet50Extractor:
         if missing:
             raise UserError(
                 f"--extractor-weights={weights} lacks {len(missing)} tensors of a ResNet-50 (first: {missing[0]}); "
-                "expected "
-                "a state dict in torchvision's naming"
+                "expected a state dict in torchvision's naming"
             )
         self.network.eval().requires_grad_(False).to(device)
         self.device = device
@@ -175,8 +173,7 @@ class ResNet50Extractor:
         if made_with is not None and weights is None:
             raise UserError(
                 f"this model's instances were made with the weights file {description['weights']} (sha256 "
-                f"{made_with[:12]}...); "
-                "give it with --extractor-weights=FILE"
+                f"{made_with[:12]}...); give it with --extractor-weights=FILE"
             )
         extractor = cls(weights, device)
         if made_with != extractor.source.get("sha256"):

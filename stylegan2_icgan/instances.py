@@ -130,9 +130,8 @@ def open_store(folder: Path, dataset: ImageFolderDataset) -> InstanceStore:
         raise UserError(f"instance store {folder} can't be read ({error}); delete it and it is made again") from None
     if manifest.get("format") != FORMAT:
         raise UserError(
-            f"instance store {folder} has format {manifest.get('format')}; this version reads {FORMAT}. Delete it "
-            "and it "
-            "is made again"
+            f"instance store {folder} has format {manifest.get('format')}; this version reads {FORMAT}. Delete it and "
+            "it is made again"
         )
     remedy = f"it was made from other data; delete {folder} and it is made again"
     for row, name in enumerate(dataset.names):
@@ -177,8 +176,7 @@ def ensure_store(
     if not 1 <= k < len(dataset):
         raise UserError(
             f"--k={k}, but --data={dataset.path} has {len(dataset)} images; expected 1 <= k <= {len(dataset) - 1}, "
-            "since an "
-            "instance is not its own neighbour"
+            "since an instance is not its own neighbour"
         )
     folder = folder or default_folder(dataset)
     device = device or torch.device("cpu")
@@ -188,8 +186,7 @@ def ensure_store(
         if extractor is not None and extractor != stored:
             raise UserError(
                 f"--extractor={extractor}, but the features in {folder} were made with {stored}; delete that folder, "
-                "or name "
-                "another with --instances=DIR"
+                "or name another with --instances=DIR"
             )
         if weights is not None:
             store.extractor(weights, device)  # refuses a file other than the one the store was made with
@@ -270,8 +267,7 @@ def extract(dataset: ImageFolderDataset, extractor: Extractor) -> tuple[np.ndarr
         if len(bad):
             raise UserError(
                 f"--data={dataset.path}: the feature of {dataset.names[bad[0]]} has no direction (the extractor "
-                "returned zero "
-                "or non-finite values); remove the image or use another --extractor"
+                "returned zero or non-finite values); remove the image or use another --extractor"
             )
     return features, mirror
 

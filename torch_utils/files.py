@@ -41,13 +41,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
-        if path.exists():
-            retired = path.with_name(temporary.name + ".old")
+        try:
+            temporary.rename(path)  # where there is nothing, or an empty folder
+        except OSError:
+            if not path.is_dir():
+                raise
+            retired = path.with_name(temporary.name + ".old")  # an older one, or another process was quicker
             path.rename(retired)
             temporary.rename(path)
             shutil.rmtree(retired)
-        else:
-            temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -146,8 +146,8 @@ class ImageFolderDataset:
         if i and pixels.shape != self.image_shape:
             raise UserError(
                 f"--data={self.path}: {name} is {list(pixels.shape)}, {self.names[0]} is {list(self.image_shape)} "
-                "(channels, "
-                "height, width); expected one shape. Convert with: python dataset_tool.py convert --resolution=..."
+                "(channels, height, width); expected one shape. Convert with: python dataset_tool.py convert "
+                "--resolution=..."
             )
         return np.ascontiguousarray(pixels)
 

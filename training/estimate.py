@@ -1,4 +1,4 @@
-"""What a run will take, measured on one small round instead of guessed."""
+"""What a run will take, measured on a round instead of guessed."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,12 @@ from training.condition import Condition
 from training.config import LoopOptions
 from training.dataset import SampleSource
 from training.loading import fake_draws, real_draws
+from training.progress import memory_gb
 from training.sampling import from_uint8
 from training.step import Step
 from training.system import Phase, System
 
-PROBE = 4  # images in the measured round
+FEW, PATIENCE_SEC = 4, 5.0  # a first look at a few images; the whole round is run when that promises to be this quick
 
 
 def estimate(
@@ -24,16 +25,33 @@ def estimate(
     device: torch.device,
     augment: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[float, float]:
-    """Run every phase once on a few images.
+    """Run every phase on a few images, then on a whole round if there is time for it.
 
     Returns:
-        memory in GiB: weights, gradients, Adam's two moments, the average generator, and what one round keeps for its
-        backward pass; and seconds per thousand images.
+        memory in GiB: what the process has now (CPU only), weights, gradients, Adam's two moments, the average
+        generator, and what one round keeps for its backward pass; and seconds per thousand images.
     """
     for network in system.networks.values():
         network.to(device).train()
     batch_gpu = loop.batch_gpu or loop.batch
-    rows = min(PROBE, batch_gpu)
+    rows = min(FEW, batch_gpu)
+    seconds, kept = _measure(system, source, rows, device, augment)
+    if seconds * batch_gpu / rows < PATIENCE_SEC:
+        rows = batch_gpu
+        seconds, kept = _measure(system, source, rows, device, augment)
+    weights = 4 * parameter_bytes(system.networks) + parameter_bytes({"G_ema": system.networks["G"]})
+    process = memory_gb(device) if device.type == "cpu" else 0.0
+    return process + (weights + kept * batch_gpu / rows) / 2**30, seconds / rows * 1000
+
+
+def _measure(
+    system: System,
+    source: SampleSource,
+    rows: int,
+    device: torch.device,
+    augment: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[float, int]:
+    """Seconds of a training step of `rows` images, phases weighted by how often they run; bytes kept for backward."""
     sample = source[real_draws(len(source), 0, 0, rows)]
     step = Step(
         system.networks,
@@ -43,18 +61,15 @@ def estimate(
         source.conditions(fake_draws(len(source), 0, 0, 0, rows)).to(device),
         augment,
     )
-    seconds_per_image, largest = 0.0, 0
+    seconds, largest = 0.0, 0
     for phase in system.phases:
-        system.run(phase, [step])  # the first run of a phase pays for allocations and kernel choices
+        largest = max(largest, _bytes_kept(system, phase, step))  # also pays for allocations and kernel choices
         _wait(device)
         start = time.monotonic()
-        kept = _bytes_kept(system, phase, step)
+        system.run(phase, [step])
         _wait(device)
-        seconds_per_image += (time.monotonic() - start) / rows / phase.interval
-        largest = max(largest, kept)
-    weights = parameter_bytes(system.networks)
-    memory = 4 * weights + parameter_bytes({"G_ema": system.networks["G"]}) + largest * batch_gpu / rows
-    return memory / 2**30, seconds_per_image * 1000
+        seconds += (time.monotonic() - start) / phase.interval
+    return seconds, largest
 
 
 def _bytes_kept(system: System, phase: Phase, step: Step) -> int:

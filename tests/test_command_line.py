@@ -1,0 +1,150 @@
+import dataclasses
+
+import click
+import pytest
+from conftest import invoke
+
+from torch_utils.command_line import (
+    Command,
+    Group,
+    NearestChoice,
+    Ranges,
+    UserError,
+    Words,
+    dataclass_options,
+    nearest,
+    parse_ranges,
+)
+from torch_utils.files import atomic_folder, atomic_write, format_time
+from training.config import option
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0", [0]), ("0,5-9", [0, 5, 6, 7, 8, 9]), ("3-3,1", [3, 1]), (" 2 , 4 ", [2, 4])]
+)
+def test_ranges(text: str, numbers: list[int]) -> None:
+    assert parse_ranges(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-3", "5-2", "1,,2", "1.5"])
+def test_ranges_that_are_none(text: str) -> None:
+    with pytest.raises(UserError, match="is not a number or an ascending range"):
+        parse_ranges(text)
+
+
+@click.command(cls=Command)
+@click.option("--files", cls=Words)
+@click.option("--rows", type=Ranges())
+@click.option("--color", type=NearestChoice(["green", "blue"], {"g": "green"}))
+@click.option("--fail", is_flag=True)
+def example(files: tuple[str, ...], rows: list[int] | None, color: str | None, fail: bool) -> int:
+    if fail:
+        raise UserError("--fail was\n given;   expected not to be")
+    click.echo(f"{list(files)} {rows} {color}")
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        (["--files", "a.png", "b c.png", "--rows=1-2"], "['a.png', 'b c.png'] [1, 2] None"),
+        (["--files=a.png", "b.png"], "['a.png', 'b.png'] None None"),
+        (["--color", "g"], "[] None green"),
+        ([], "[] None None"),
+    ],
+)
+def test_words_take_all_up_to_the_next_flag(args: list[str], shown: str) -> None:
+    result = invoke(example, *args)
+    assert (result.output.strip(), result.exit_code) == (shown, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--fail"], "Error: --fail was given; expected not to be\n"),
+        (["--colr=blue"], "--color"),
+        (["--color=blu"], "'blu' is not one of green, blue. Did you mean 'blue'?"),
+        (["--rows=a"], "'a' is not a number"),
+        (["stray"], "stray"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(args: list[str], message: str) -> None:
+    result = invoke(example, *args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
+
+
+def test_bugs_keep_their_traceback() -> None:
+    @click.command(cls=Command)
+    def broken() -> None:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        invoke(broken)
+
+
+def test_group_offers_the_nearest_command() -> None:
+    @click.group(cls=Group)
+    def tools() -> None: ...
+
+    @tools.command()
+    def convert() -> None: ...
+
+    assert "Did you mean 'convert'?" in invoke(tools, "conver").stderr
+    empty = invoke(tools)
+    assert (empty.exit_code, empty.stderr) == (2, "Error: no command given; there are: convert (and --help)\n")
+
+
+def test_dataclass_fields_become_flags() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        num_things: int = option(3, "Things.", unit="N")
+        share: float | None = option(None, "A share.")
+        loud: bool = option(False, "Shout.")
+        mode: str = option("a", "Mode.", choices=("a", "b"))
+
+    @click.command(cls=Command)
+    @dataclass_options(Options)
+    def show(**flags: object) -> None:
+        click.echo(str(flags))
+
+    assert eval(invoke(show).output) == {"num_things": None, "share": None, "loud": None, "mode": None}
+    given = invoke(show, "--num-things=5", "--share=0.5", "--no-loud", "--mode=b").output
+    assert eval(given) == {"num_things": 5, "share": 0.5, "loud": False, "mode": "b"}
+    assert "[default: 3]" in invoke(show, "--help").output
+
+
+def test_nearest_is_silent_when_nothing_is_near() -> None:
+    assert nearest("tiyn", ["tiny", "auto"]) == " Did you mean 'tiny'?"
+    assert nearest("xyzzy", ["tiny", "auto"]) == ""
+
+
+def test_atomic_files_and_folders_are_whole_or_not_there(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(target) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert target.read_bytes() == b"old"
+    with atomic_write(target) as file:
+        file.write(b"new")
+    assert target.read_bytes() == b"new"
+    folder = tmp_path / "folder"
+    for content in ("1", "2"):
+        with atomic_folder(folder) as temporary:
+            (temporary / "inside").write_text(content)
+        assert (folder / "inside").read_text() == content
+    with pytest.raises(RuntimeError), atomic_folder(folder) as temporary:
+        raise RuntimeError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (folder / "inside").read_text() == "2"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0s"), (59.4, "59s"), (60, "1m 00s"), (3599, "59m 59s"), (11220, "3h 07m"), (187200, "2d 04h")],
+)
+def test_format_time(seconds: float, shown: str) -> None:
+    assert format_time(seconds) == shown
