@@ -6,6 +6,7 @@
     python generate.py --network=... --instance-images a.png b.png
 """
 
+import math
 import sys
 import zlib
 from pathlib import Path
@@ -17,11 +18,9 @@ from stylegan2_icgan.conditioning import Rows, from_exemplars, from_features, fr
 from stylegan2_icgan.models import Model, load_model
 from torch_utils.command_line import Command, NearestChoice, Ranges, UserError, Words
 from torch_utils.misc import keep_large_buffers, pick_device
-from training.image_grid import save_png, sheet
+from training.image_grid import save_png, sheet, sheet_scale
 from training.randomness import seed_everything
 from training.sampling import sample_images, z_from_seeds
-
-SMALLEST_SHOWN = 32  # pixels; smaller images are enlarged on the sheet by a whole factor
 
 
 @click.command(cls=Command, help=__doc__)
@@ -54,6 +53,10 @@ def main(
     device: str,
 ) -> None:
     check_flags(instance_feats, instance_images, rows, data, extractor_weights)
+    if not math.isfinite(trunc) or (trunc_cutoff is not None and trunc_cutoff < 0):
+        raise UserError(
+            f"--trunc={trunc} --trunc-cutoff={trunc_cutoff}: expected a finite psi and a cutoff of 0 or more"
+        )
     keep_large_buffers()
     model = load_model(network, pick_device(device))
     if instance_feats is not None:
@@ -67,8 +70,8 @@ def main(
     try:
         outdir.mkdir(parents=True, exist_ok=True)
         samples = write_images(model, table, seeds, outdir, trunc, trunc_cutoff, noise_mode)
-        scale = max(SMALLEST_SHOWN // model.recipe.shape.img_resolution, 1)
-        save_png(sheet(samples, table.images.unsqueeze(1) if len(table.images) else None), outdir / "sheet.png", scale)
+        explaining = table.images.unsqueeze(1) if len(table.images) else None
+        save_png(sheet(samples, explaining), outdir / "sheet.png", sheet_scale(model.recipe.shape.img_resolution))
     except OSError as error:
         raise UserError(f"--outdir={outdir} can't be written ({error}); name another folder") from None
     click.echo(f"{samples.shape[0] * samples.shape[1]} images in {outdir}, all of them on {outdir / 'sheet.png'}")

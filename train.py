@@ -22,11 +22,11 @@ from torch_utils.command_line import Command, NearestChoice, UserError, dataclas
 from torch_utils.files import format_time
 from torch_utils.misc import keep_large_buffers, module_table, pick_device
 from training.augment import identity, random_mirror
-from training.checkpoint import Recipe
+from training.checkpoint import Recipe, read_state
 from training.config import DataOptions, LoopOptions
 from training.dataset import ImageFolderDataset
 from training.estimate import estimate
-from training.run_folder import OPTIONS_FILE, find_run, new_run_folder, read_options, write_options
+from training.run_folder import OPTIONS_FILE, check_writable, find_run, new_run_folder, read_options, states_in
 from training.system import DataShape
 from training.training_loop import training_loop
 
@@ -43,11 +43,13 @@ def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **fla
     keep_large_buffers()
     run = state = None
     if resume is None:
+        check_writable(outdir)
         dataset = open_dataset(flags["data"], flags["cond"] or "none", flags["subset"], flags["seed"] or 0)
         options = resolve(cfg or "auto", flags, dataset.resolution)
     else:
-        run, state = find_run(resume, outdir)
+        run, newest = find_run(resume, outdir)
         options, dataset = options_of_run(run, cfg, flags)
+        state = read_state(newest)
 
     if options.loop.threads is not None:
         torch.set_num_threads(options.loop.threads)
@@ -72,19 +74,22 @@ def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **fla
 
     if run is None:
         run = new_run_folder(outdir, f"{source.name}-{options.data.cond}-{options.cfg}-batch{options.loop.batch}")
-    write_options(run, written)
-    end = training_loop(
-        run=run,
-        recipe=recipe,
-        system=system,
-        source=source,
-        loop=options.loop,
-        device=device,
-        augment=augment,
-        workers=default_workers(options, dataset),
-        num_exemplars=options.instances.exemplars,
-        resume_from=state,
-    )
+    try:
+        end = training_loop(
+            run=run,
+            recipe=recipe,
+            system=system,
+            source=source,
+            loop=options.loop,
+            device=device,
+            augment=augment,
+            workers=default_workers(options, dataset),
+            num_exemplars=options.instances.exemplars,
+            resume_from=state,
+        )
+    except OSError as error:
+        remedy = f"continue with --resume={run}" if states_in(run) else "start again"
+        raise UserError(f"{run}: {error}; what was written before is whole. Mend that and {remedy}") from None
     if end != "done":
         click.echo(f"Continue with: python train.py --resume={run}")
     return EXIT_CODES[end]
@@ -108,7 +113,7 @@ def options_of_run(run: Path, cfg: str | None, flags: dict[str, Any]) -> tuple[T
 
 
 def default_workers(options: TrainingOptions, dataset: ImageFolderDataset) -> int:
-    """None when images are in memory: fetching them is cheaper than asking another process."""
+    """0 when images are in memory: fetching them is cheaper than asking another process."""
     if options.data.workers is not None:
         return options.data.workers
     return 0 if dataset.in_memory else 2

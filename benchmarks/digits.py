@@ -4,7 +4,9 @@
 
 Every row is a run of train.py; finished runs are in the results file and are not repeated. Features are those of a
 small classifier trained on four fifths of the real digits (its accuracy on the other fifth is printed); distances are
-measured against all real digits. Samples are conditioned as in training, on instances or classes of the data set.
+measured against all real digits. Samples are conditioned on instances of the data set, uniformly drawn: on their
+features, their own classes, or both; agreement is the share of samples whose class (by that classifier) is the
+instance's.
 """
 
 import itertools
@@ -24,11 +26,12 @@ import torch
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
 from metrics.precision_recall import precision_recall
-from stylegan2_icgan.instances import InstanceDataset, open_store
+from stylegan2_icgan.instances import default_folder, open_store
 from stylegan2_icgan.models import load_model
-from torch_utils.command_line import Command, Ranges
+from torch_utils.command_line import Command, Ranges, UserError
 from torch_utils.files import atomic_write
-from training.dataset import ImageFolderDataset, LabelledSource
+from training.condition import Condition
+from training.dataset import ImageFolderDataset
 from training.loading import fake_draws
 from training.randomness import permutation, seed_everything
 from training.run_folder import snapshots_in
@@ -97,20 +100,19 @@ def evaluate(snapshot: Path, cond: str, dataset: ImageFolderDataset, classifier:
     """Frechet distance, precision, recall (k = 3) of as many samples as there are real digits, and label agreement."""
     assert dataset.class_ids is not None
     model = load_model(snapshot, torch.device("cpu"))
-    source: Any = LabelledSource(ImageFolderDataset(dataset.path, use_labels="class" in cond))
+    i = fake_draws(len(dataset), seed=1234, stream=0, start=0, count=len(dataset)).index
+    c, h = dataset.labels(i), torch.zeros(len(i), 0)
     if "instance" in cond:
-        store = open_store(dataset.path.with_name(f"{dataset.path.stem}.instances"), dataset)
-        source = InstanceDataset(source.dataset, store, k=1)
-    draws = fake_draws(len(dataset), seed=1234, stream=0, start=0, count=len(dataset))
-    condition = source.conditions(draws)
+        h = torch.from_numpy(np.array(open_store(default_folder(dataset), dataset).features[i]))
+    condition = Condition(c if "class" in cond else c[:, :0], h)
     z = torch.from_numpy(np.random.default_rng(5).standard_normal((len(dataset), model.generator.z_dim))).float()
     fakes = sample_images(model.generator, z, condition)
 
     real, _ = classifier(dataset.images(range(len(dataset))))
     fake, logits = classifier(fakes)
     precision, recall = precision_recall(real, fake)
-    asked = condition.c.argmax(dim=1) if "class" in cond else torch.from_numpy(dataset.class_ids[draws.index])
-    agreement = None if cond == "none" else float((logits.argmax(dim=1) == asked).float().mean())
+    same = (logits.argmax(dim=1) == torch.from_numpy(dataset.class_ids[i])).float().mean()
+    agreement = None if cond == "none" else float(same)
     distance = frechet_distance(FeatureStats().append(real), FeatureStats().append(fake))
     return {"frechet": distance, "precision": precision, "recall": recall, "agreement": agreement}
 
@@ -141,6 +143,8 @@ def main(data: Path, seeds: list[int], out: Path, flags: str) -> None:
     dataset.decode_into_memory()
     classifier, accuracy = train_classifier(dataset)
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"runs": {}}
+    if results.get("flags", flags) != flags:
+        raise UserError(f"--out={out} holds runs with --flags={results['flags']!r}; name another file for {flags!r}")
     results |= {
         "classifier_accuracy": accuracy,
         "flags": flags,

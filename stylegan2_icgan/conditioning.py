@@ -1,16 +1,14 @@
 """Which conditions to generate for: rows of features, images, exemplars or classes, each with an explaining image."""
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from stylegan2_icgan.features import normalise
+from stylegan2_icgan.instances import MANIFEST, read_extractor_state, read_manifest
 from stylegan2_icgan.models import Model
 from torch_utils.command_line import UserError
 from training.condition import Condition
@@ -44,7 +42,8 @@ def from_exemplars(model: Model, chosen: Sequence[int] | None) -> Rows:
     if not len(stored):
         return Rows(Condition.empty(1), [""], stored.images[:0])
     kind = "exemplar" if model.recipe.shape.h_dim else "class"
-    rows = Rows(stored.condition, [f"{kind}{i:05d}" for i in range(len(stored))], stored.images)
+    ids = range(len(stored)) if kind == "exemplar" else stored.condition.c.argmax(dim=1).tolist()
+    rows = Rows(stored.condition, [f"{kind}{i:05d}" for i in ids], stored.images)
     if chosen is None:
         chosen = np.linspace(0, len(stored) - 1, min(FEW, len(stored))).round().astype(int).tolist()
     return _pick(rows, chosen, f"the {len(stored)} exemplars of the snapshot")
@@ -126,11 +125,13 @@ def with_class(model: Model, rows: Rows, label: int | None) -> Rows:
         raise UserError(f"--class={label}: this model has no classes; leave it out")
     if not 0 <= label < c_dim:
         raise UserError(f"--class={label}: expected 0 to {c_dim - 1}")
-    if not model.recipe.shape.h_dim:  # a class is the whole condition: one row
-        ids = [i for i, k in enumerate(rows.condition.c.argmax(dim=1).tolist()) if k == label]
-        return rows[ids[:1]]
-    c = torch.eye(c_dim)[label].repeat(len(rows.condition), 1)
-    return dataclasses.replace(rows, condition=Condition(c, rows.condition.h))
+    c = torch.eye(c_dim)[label : label + 1]
+    if not model.recipe.shape.h_dim:  # a class is the whole condition: one row, whether an exemplar shows it or not
+        stored = model.exemplars
+        shown = stored.images[stored.condition.c.argmax(dim=1) == label][:1]
+        return Rows(Condition(c, torch.zeros(1, 0)), [f"class{label:05d}"], shown)
+    names = [f"{name}-class{label}" for name in rows.names]
+    return Rows(Condition(c.repeat(len(rows.condition), 1), rows.condition.h), names, rows.images)
 
 
 def _pick(rows: Rows, chosen: Sequence[int], what: str) -> Rows:
@@ -146,18 +147,19 @@ def _check_range(chosen: Sequence[int], count: int, what: str) -> None:
 
 def _check_same_extractor(model: Model, path: Path) -> None:
     """Features out of an instance store say how they were made: refuse another extractor than the model's."""
-    manifest = path.parent / "manifest.json"
-    if not manifest.exists():
+    if not (path.parent / MANIFEST).exists():
         return
-    made_with = json.loads(manifest.read_text(encoding="utf-8")).get("extractor")
+    try:
+        made_with = read_manifest(path.parent)["extractor"]
+        stored = read_extractor_state(path.parent)
+    except UserError as error:
+        raise UserError(f"--instance-feats={path}: {error}") from None
     expected = model.exemplars.extractor
     if made_with != expected:
         raise UserError(
             f"--instance-feats={path} was made by extractor {made_with}, this model's instances by {expected}; make "
             "the features with the model's extractor (--instance-images does)"
         )
-    file = path.parent / "extractor.safetensors"
-    stored = safetensors.torch.load_file(file) if file.exists() else {}
     ours = model.exemplars.extractor_state
     if set(stored) != set(ours) or any(not torch.equal(stored[name], ours[name]) for name in ours):
         raise UserError(

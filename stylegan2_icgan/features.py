@@ -218,8 +218,8 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise their own kinds; each means the same to the user
-        raise UserError(f"--extractor-weights={path} can't be read ({str(error).splitlines()[0]})") from None
+    except Exception:  # torch and safetensors raise their own kinds; each means the same to the user
+        raise UserError(f"--extractor-weights={path} can't be read: damaged, or no weights; get it again") from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise UserError(f"--extractor-weights={path} holds no state dict; expected a mapping of names to tensors")

@@ -2,26 +2,28 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from stylegan2_icgan.features import Extractor, fit_extractor, restore_extractor
 from stylegan2_icgan.neighbours import nearest_neighbours
 from stylegan2_icgan.selection import kmeans_exemplars
 from torch_utils.command_line import UserError
-from torch_utils.files import atomic_folder
+from torch_utils.files import Countdown, atomic_folder
 from training.condition import Condition, Exemplars, Sample, thumbnails
 from training.dataset import Draws, ImageFolderDataset
 from training.randomness import hashed, integers, permutation, uniform
 
-FORMAT = 1
+FORMAT, MANIFEST = 1, "manifest.json"
 BATCH = 64  # images per call of the extractor
 
 
@@ -40,22 +42,23 @@ class InstanceStore:
 
     folder: Path
     manifest: dict[str, Any]
+    extractor_state: dict[str, torch.Tensor]
 
     @cached_property
     def features(self) -> np.ndarray:
-        return self._array("features")
+        return self._array("features", self.h_dim, np.float32)
 
     @cached_property
     def features_mirror(self) -> np.ndarray:
-        return self._array("features_mirror")
+        return self._array("features_mirror", self.h_dim, np.float32)
 
     @cached_property
     def neighbours(self) -> np.ndarray:
-        return self._array("neighbours")
+        return self._array("neighbours", self.k, np.int64)
 
     @cached_property
     def radii(self) -> np.ndarray:
-        return self._array("radii")
+        return self._array("radii", self.k, np.float32)
 
     @property
     def k(self) -> int:
@@ -65,34 +68,43 @@ class InstanceStore:
     def h_dim(self) -> int:
         return int(self.manifest["extractor"]["h_dim"])
 
-    @property
-    def extractor_state(self) -> dict[str, torch.Tensor]:
-        file = self.folder / "extractor.safetensors"
-        return safetensors.torch.load_file(file) if file.exists() else {}
-
     def extractor(self, weights: Path | None = None, device: torch.device | None = None) -> Extractor:
         """The extractor that made this store."""
         return restore_extractor(
             self.manifest["extractor"], self.extractor_state, weights, device or torch.device("cpu")
         )
 
-    def _array(self, name: str) -> np.ndarray:
-        widths = {"features": self.h_dim, "features_mirror": self.h_dim, "neighbours": self.k, "radii": self.k}
-        expected = (int(self.manifest["num_images"]), widths[name])
+    def map_arrays(self) -> Self:
+        """Map and check all arrays now: a store replaced on disk later is then still the one that was opened.
+
+        Raises:
+            UserError: an array that is damaged, of another shape, or with neighbours that do not exist.
+        """
+        num = int(self.manifest["num_images"])
+        arrays = [self.features, self.features_mirror, self.neighbours, self.radii]
+        if arrays[2].min() < 0 or arrays[2].max() >= num or (arrays[2] == np.arange(num)[:, None]).any():
+            raise UserError(
+                f"{self.folder}/neighbours.npy names images that are not there, or an image as its own neighbour; "
+                f"delete {self.folder} and it is made again"
+            )
+        return self
+
+    def _array(self, name: str, width: int, dtype: type) -> np.ndarray:
+        expected = (int(self.manifest["num_images"]), width)
         file = self.folder / f"{name}.npy"
         try:
-            array: np.ndarray = np.load(file, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{file} can't be read ({error}); delete {self.folder} and it is made again") from None
-        if array.shape != expected:
+            array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise UserError(f"{file} is damaged; delete {self.folder} and it is made again") from None
+        if array.shape != expected or array.dtype != dtype:
             raise UserError(
-                f"{file} is {list(array.shape)}, its manifest says {list(expected)}; delete {self.folder} and it is "
-                "made again"
+                f"{file} is {array.dtype} {list(array.shape)}, its manifest says {np.dtype(dtype)} {list(expected)}; "
+                f"delete {self.folder} and it is made again"
             )
         return array
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "manifest": self.manifest}  # workers map the arrays themselves
+    def __getstate__(self) -> dict[str, Any]:  # workers map the arrays themselves
+        return {name: getattr(self, name) for name in ("folder", "manifest", "extractor_state")}
 
 
 # -- opening and making ----------------------------------------------------------------------------------------------
@@ -123,16 +135,11 @@ def open_store(folder: Path, dataset: ImageFolderDataset) -> InstanceStore:
     Raises:
         UserError: not a store, another format, or made from other files; the first that differs is named.
     """
+    manifest = read_manifest(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         lines = (folder / "files.txt").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"instance store {folder} can't be read ({error}); delete it and it is made again") from None
-    if manifest.get("format") != FORMAT:
-        raise UserError(
-            f"instance store {folder} has format {manifest.get('format')}; this version reads {FORMAT}. Delete it and "
-            "it is made again"
-        )
     remedy = f"it was made from other data; delete {folder} and it is made again"
     for row, name in enumerate(dataset.names):
         stored_crc, _, stored_name = lines[row].partition(" ") if row < len(lines) else ("", "", "")
@@ -149,7 +156,40 @@ def open_store(folder: Path, dataset: ImageFolderDataset) -> InstanceStore:
     if len(lines) > len(dataset):
         extra = lines[len(dataset)].partition(" ")[2]
         raise UserError(f"instance store {folder} has {extra!r}, which --data={dataset.path} lacks; {remedy}")
-    return InstanceStore(folder, manifest)
+    return InstanceStore(folder, manifest, read_extractor_state(folder)).map_arrays()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """`manifest.json` of a store.
+
+    Raises:
+        UserError: missing, damaged, or of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["format"], int(manifest["k"]), int(manifest["num_images"]), manifest["extractor"]["h_dim"]
+    except (OSError, ValueError, TypeError, KeyError):
+        if path.exists():
+            raise UserError(f"{path} is damaged; delete {folder} and it is made again") from None
+        raise UserError(f"{folder} is no instance store: it has no {MANIFEST}; name another --instances=DIR") from None
+    if found[0] != FORMAT:
+        raise UserError(
+            f"instance store {folder} has format {found[0]}; this version reads {FORMAT}. Delete it and it is made "
+            "again"
+        )
+    return manifest
+
+
+def read_extractor_state(folder: Path) -> dict[str, torch.Tensor]:
+    """Fitted tensors of the extractor that made a store; {} where it has none."""
+    file = folder / "extractor.safetensors"
+    if not file.exists():
+        return {}
+    try:
+        return safetensors.torch.load_file(file)
+    except (OSError, SafetensorError):
+        raise UserError(f"{file} is damaged; delete {folder} and it is made again") from None
 
 
 def ensure_store(
@@ -173,13 +213,17 @@ def ensure_store(
     Raises:
         UserError: k too large, a store of other data or of another extractor, a folder that can't be written.
     """
+    if len(dataset) < 2:
+        raise UserError(f"--data={dataset.path} has one image; instances need others as neighbours")
     if not 1 <= k < len(dataset):
         raise UserError(
-            f"--k={k}, but --data={dataset.path} has {len(dataset)} images; expected 1 <= k <= {len(dataset) - 1}, "
-            "since an instance is not its own neighbour"
+            f"--k={k}, but {len(dataset)} images of --data={dataset.path} are used; expected 1 <= k <= "
+            f"{len(dataset) - 1}, since an instance is not its own neighbour"
         )
     folder = folder or default_folder(dataset)
     device = device or torch.device("cpu")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--instances={folder} is a file; expected a folder")
     if folder.exists() and any(folder.iterdir()):
         store = open_store(folder, dataset)
         stored = store.manifest["extractor"]["name"]
@@ -192,41 +236,34 @@ def ensure_store(
             store.extractor(weights, device)  # refuses a file other than the one the store was made with
         if store.k >= k:
             return store
-        say(f"{folder.name} has {store.k} neighbours an instance; finding {k}")
-        return _write_store(folder, dataset, k, store.extractor(weights, device), store, device, say)
+        say(f"{folder.name} has {store.k} neighbours an instance, {k} are asked for")
+        return _write_store(folder, dataset, k, store, say)
 
     fitted = fit_extractor(extractor or "pca", dataset, weights, device)
-    return _write_store(folder, dataset, k, fitted, None, device, say)
+    return _write_store(folder, dataset, k, fitted, say)
 
 
 def _write_store(
-    folder: Path,
-    dataset: ImageFolderDataset,
-    k: int,
-    extractor: Extractor,
-    features_from: InstanceStore | None,
-    device: torch.device,
-    say: Callable[[str], None],
+    folder: Path, dataset: ImageFolderDataset, k: int, origin: Extractor | InstanceStore, say: Callable[[str], None]
 ) -> InstanceStore:
-    """Write a whole store and give it its name at the end; features are taken from an older store when given."""
+    """Write a whole store and give it its name at the end; its features come from an extractor or an older store."""
     try:
         with atomic_folder(folder) as temporary:
-            if features_from is None:
-                say(f"features of {len(dataset)} images by {extractor.description['name']}, {extractor.h_dim} wide")
-                features, mirror = extract(dataset, extractor)
+            if isinstance(origin, InstanceStore):
+                description, state = origin.manifest["extractor"], origin.extractor_state
+                for name in ("features", "features_mirror"):
+                    shutil.copyfile(origin.folder / f"{name}.npy", temporary / f"{name}.npy")
             else:
-                features, mirror = np.array(features_from.features), np.array(features_from.features_mirror)
-            say(f"{k} nearest neighbours of {len(dataset)} instances")
-            ids, distances = nearest_neighbours(features, k)
-            for name, array in [
-                ("features", features),
-                ("features_mirror", mirror),
-                ("neighbours", ids),
-                ("radii", distances),
-            ]:
-                np.save(temporary / f"{name}.npy", array)
-            if extractor.state:
-                state = {name: tensor.cpu().contiguous() for name, tensor in extractor.state.items()}
+                description = origin.description | {"images": dataset.conversion}
+                state = {name: tensor.cpu().contiguous() for name, tensor in origin.state.items()}
+                say(f"features of {len(dataset):,} images by {description['name']}, {origin.h_dim} wide")
+                extract(dataset, origin, temporary, Countdown("features", len(dataset), say))
+            say(f"{k} nearest neighbours of {len(dataset):,} instances")
+            features = np.load(temporary / "features.npy", mmap_mode="r")
+            ids, distances = nearest_neighbours(features, k, Countdown("neighbours", len(dataset), say))
+            np.save(temporary / "neighbours.npy", ids)
+            np.save(temporary / "radii.npy", distances)
+            if state:
                 safetensors.torch.save_file(state, temporary / "extractor.safetensors")
             files = "".join(f"{dataset.checksum(row):08x} {name}\n" for row, name in enumerate(dataset.names))
             (temporary / "files.txt").write_text(files, encoding="utf-8")
@@ -234,49 +271,55 @@ def _write_store(
                 "format": FORMAT,
                 "dataset": dataset.path.name,
                 "num_images": len(dataset),
-                "extractor": extractor.description,
+                "extractor": description,
                 "k": k,
                 "self_excluded": True,
                 "metric": "cosine similarity; radii are Euclidean distances of unit vectors",
                 "torch": torch.__version__,
             }
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"instance store {folder} can't be written ({error}); name another folder with --instances=DIR"
+            f"instance store {folder} can't be written ({error.strerror or 'no space left'}); make room, or name "
+            "another folder with --instances=DIR"
         ) from None
     return open_store(folder, dataset)
 
 
-def extract(dataset: ImageFolderDataset, extractor: Extractor) -> tuple[np.ndarray, np.ndarray]:
-    """Features of every image and of its mirror image, each float32 [N, h_dim].
+def extract(
+    dataset: ImageFolderDataset, extractor: Extractor, folder: Path, progress: Callable[[int], None] = lambda done: None
+) -> None:
+    """Write features.npy and features_mirror.npy, float32 [N, h_dim], of every image and of its mirror image.
 
     Raises:
         UserError: a feature that is not finite or has no length; its file is named.
     """
-    features = np.empty((len(dataset), extractor.h_dim), dtype=np.float32)
-    mirror = np.empty_like(features)
+    shape = (len(dataset), extractor.h_dim)
+    features, mirror = (
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
+        for name in ("features", "features_mirror")
+    )
     for start in range(0, len(dataset), BATCH):
         rows = np.arange(start, min(start + BATCH, len(dataset)))
         images = dataset.images(rows)
-        features[rows] = extractor(images).cpu().numpy()
-        mirror[rows] = extractor(images.flip(3)).cpu().numpy()
-    for array in (features, mirror):
-        bad = np.flatnonzero(np.abs(np.linalg.norm(array, axis=1) - 1) > 1e-3)  # NaN compares as False below
-        bad = np.union1d(bad, np.flatnonzero(~np.isfinite(array).all(axis=1)))
-        if len(bad):
-            raise UserError(
-                f"--data={dataset.path}: the feature of {dataset.names[bad[0]]} has no direction (the extractor "
-                "returned zero or non-finite values); remove the image or use another --extractor"
-            )
-    return features, mirror
+        for array, seen in ((features, images), (mirror, images.flip(3))):
+            h = extractor(seen).cpu().numpy()
+            bad = ~(np.abs(np.linalg.norm(h, axis=1) - 1) < 1e-3)  # NaN is bad, too
+            if bad.any():
+                name = dataset.names[rows[bad.argmax()]]
+                raise UserError(
+                    f"--data={dataset.path}: the feature of {name} has no direction (the extractor returned zero or "
+                    "non-finite values); remove the image or use another --extractor"
+                )
+            array[rows] = h
+        progress(start + len(rows))
 
 
 # -- drawing ----------------------------------------------------------------------------------------------------------
 
 
 class InstanceDataset:
-    """IC-GAN's draws (section 3; ARCHITECTURE of this project, "IC-GAN semantics").
+    """IC-GAN's draws (section 3; docs/architecture.md, "IC-GAN semantics").
 
     Draw an instance i; h is the feature of i. Real: image and label of j, uniform over the k nearest neighbours of i, i
     itself left out. Fake: i afresh, h the feature of i, c the label of a neighbour of that same i. With

@@ -10,7 +10,7 @@ import torch
 from stylegan2_icgan.features import restore_extractor
 from stylegan2_icgan.systems import SYSTEMS
 from torch_utils.command_line import UserError
-from torch_utils.images import load_image
+from torch_utils.images import BLACK, WHITE, load_image
 from training.checkpoint import Recipe, Snapshot, load_snapshot
 from training.condition import Exemplars
 from training.config import from_json
@@ -50,10 +50,23 @@ class Model:
             raise UserError("--instance-images: this model is not conditioned on instances; leave it out")
         shape, device = self.recipe.shape, next(self.generator.parameters()).device
         extractor = restore_extractor(self.exemplars.extractor, self.exemplars.extractor_state, weights, device)
-        loaded = [
-            load_image(path, resolution=shape.img_resolution, channels=shape.img_channels, transform="center-crop")
-            for path in images
-        ]
+        how = self.exemplars.extractor["images"]  # as the data set was converted; its defaults where it does not say
+        transform = how.get("transform", "center-crop")
+        try:
+            loaded = [
+                load_image(
+                    path,
+                    resolution=shape.img_resolution,
+                    channels=shape.img_channels,
+                    transform="center-crop" if transform == "none" else transform,
+                    resize_filter=how.get("filter", "lanczos"),
+                    pad_color=tuple(how.get("pad_color", BLACK)),
+                    background=tuple(how.get("background", WHITE)),
+                )
+                for path in images
+            ]
+        except UserError as error:
+            raise UserError(f"--instance-images: {error}; expected image files") from None
         pixels = torch.from_numpy(np.stack(loaded))
         return extractor(pixels).cpu(), pixels
 

@@ -101,6 +101,8 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
         if values[name] is None:
             values[name], sources[name] = value, f"derived: {why}"
     resolved = TrainingOptions(cfg, system, group("data"), group("instances"), loop, group("model"), sources)
+    if (resolved.data.workers or 0) < 0:
+        raise UserError(f"--workers={resolved.data.workers}: expected 0 or more")
     if resolved.instances.exemplars < 1:
         raise UserError(f"--exemplars={resolved.instances.exemplars}: expected at least 1")
     kind.check(resolved.model, resolution, batch_gpu)
@@ -122,9 +124,11 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
             from_json(InstanceOptions, content["instances"], where),
             from_json(LoopOptions, content["loop"], where),
             from_json(cls, content["model"], where),
-            content["sources"],
+            dict(content["sources"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where} does not hold the options of a run ({error!r})") from None
     before = options.flat()
     changed = {name: value for name, value in flags.items() if value is not None and before.get(name) != value}
@@ -152,11 +156,11 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
 def _check_loop(loop: LoopOptions) -> None:
     for name in ("kimg", "batch", "tick", "snap", "batch_gpu", "minutes", "threads"):
         value = getattr(loop, name)
-        if value is not None and value <= 0:
-            raise UserError(f"--{name.replace('_', '-')}={value}: expected more than 0")
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')}={value}: expected a number above 0")
     if loop.batch_gpu is not None and loop.batch % loop.batch_gpu:
         raise UserError(
             f"--batch={loop.batch} is not a multiple of --batch-gpu={loop.batch_gpu}; the rounds must be equal"
         )
-    if loop.ema_kimg < 0 or (loop.ema_rampup or 0) < 0:
+    if not (0 <= loop.ema_kimg < float("inf") and 0 <= (loop.ema_rampup or 0) < float("inf")):
         raise UserError(f"--ema-kimg={loop.ema_kimg} --ema-rampup={loop.ema_rampup}: expected 0 or more")

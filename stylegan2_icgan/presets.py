@@ -1,6 +1,6 @@
 """Presets: a row of values for `--cfg`, each value with its reason. Flags override them.
 
-Sources: paper256 and auto: StyleGAN2-ADA, arXiv 2006.06676, table 4 and appendix C.
+`auto` follows the rules of StyleGAN2-ADA (arXiv 2006.06676, appendix C), in float32.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torch_utils.command_line import UserError
-from training.checkpoint import Recipe, Snapshot, load_snapshot, load_state, save_snapshot, save_state
+from training.checkpoint import Recipe, Snapshot, load_snapshot, read_state, restore_state, save_snapshot, save_state
 from training.condition import Condition, Exemplars
 from training.system import DataShape
 
@@ -104,15 +104,17 @@ def test_states_are_kept_two_at_a_time_and_refused_when_damaged(tmp_path: Path) 
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["training-state-000002.pt", "training-state-000003.pt"]
     other = torch.nn.Linear(2, 2)
-    assert load_state(tmp_path / names[-1], {"G": other})["cur_nimg"] == 3000
+    assert restore_state(read_state(tmp_path / names[-1]), {"G": other})["cur_nimg"] == 3000
     assert torch.equal(other.weight, network.weight)
     for copy in damaged_copies(tmp_path / names[-1]):
-        with pytest.raises(UserError, match=rf"--resume=.*{copy.name}"):
-            load_state(copy, {"G": other})
+        with pytest.raises(UserError, match=rf"--resume=.*{copy.name} can't be read"):
+            read_state(copy)
+    with pytest.raises(UserError, match=r"is older than training-state-000003\.pt"):
+        read_state(tmp_path / names[0])
     with pytest.raises(UserError, match=r"holds \['G'\]; this run needs \['D', 'G'\]"):
-        load_state(tmp_path / names[-1], {"G": other, "D": other})
-    with pytest.raises(UserError, match="G does not fit this run"):
-        load_state(tmp_path / names[-1], {"G": torch.nn.Linear(3, 3)})
+        restore_state(read_state(tmp_path / names[-1]), {"G": other, "D": other})
+    with pytest.raises(UserError, match="G in the state has other shapes"):
+        restore_state(read_state(tmp_path / names[-1]), {"G": torch.nn.Linear(3, 3)})
 
 
 def test_a_full_disk_leaves_the_last_state_whole(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path: Path) -> None:
     code = """
 import resource, sys, torch
 from pathlib import Path
-from training.checkpoint import load_state, save_state
+from training.checkpoint import read_state, restore_state, save_state
 run = Path(sys.argv[1])
 save_state(run / "training-state-000001.pt", {"G": torch.nn.Linear(10, 10)}, {"cur_nimg": 1000})
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -129,7 +131,7 @@ try:
 except OSError as error:
     print("OSError", error.errno)
 print(sorted(file.name for file in run.iterdir()))
-print(load_state(run / "training-state-000001.pt", {"G": torch.nn.Linear(10, 10)}))
+print(restore_state(read_state(run / "training-state-000001.pt"), {"G": torch.nn.Linear(10, 10)}))
 """
     out = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],

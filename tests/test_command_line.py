@@ -32,6 +32,12 @@ def test_ranges_that_are_none(text: str) -> None:
         parse_ranges(text)
 
 
+@pytest.mark.parametrize("text", ["5000000000", "0-99999999"])
+def test_ranges_too_large(text: str) -> None:
+    with pytest.raises(UserError, match="is too large"):
+        parse_ranges(text)
+
+
 @click.command(cls=Command)
 @click.option("--files", cls=Words)
 @click.option("--rows", type=Ranges())
@@ -61,6 +67,8 @@ def test_words_take_all_up_to_the_next_flag(args: list[str], shown: str) -> None
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["--files"], "--files is followed by nothing"),
+        (["--files", "--fail"], "--files is followed by nothing"),
         (["--fail"], "Error: --fail was given; expected not to be\n"),
         (["--colr=blue"], "--color"),
         (["--color=blu"], "'blu' is not one of green, blue. Did you mean 'blue'?"),

@@ -42,9 +42,8 @@ def test_condition_can_be_absent_but_never_shorter() -> None:
     assert [len(part) for part in nothing.split(2)] == [2, 2, 1]
 
 
-def test_condition_repeats_and_joins_rows() -> None:
+def test_condition_repeats_rows() -> None:
     assert make(2).repeat_interleave(2).c.squeeze(1).tolist() == [0, 0, 1, 1]
-    assert Condition.cat([make(2), make(1)]).c.squeeze(1).tolist() == [0, 1, 0]
 
 
 def test_thumbnails_average_and_leave_small_images_alone() -> None:

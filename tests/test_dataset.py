@@ -134,7 +134,7 @@ def test_dataset_names_the_image_that_is_damaged_or_different(tmp_path: Path) ->
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:40])
     PIL.Image.fromarray(np.zeros((16, 16), np.uint8)).save(folder / "2.png")
     dataset = ImageFolderDataset(folder)
-    with pytest.raises(UserError, match=r"1\.png can't be decoded"):
+    with pytest.raises(UserError, match=r"1\.png can't be read \(not an image\)"):
         dataset.image(1)
     with pytest.raises(UserError, match=r"2\.png is \[1, 16, 16\], 0\.png is \[1, 8, 8\]"):
         dataset.image(2)
@@ -154,9 +154,11 @@ def test_dataset_notices_a_zip_changed_under_it(tmp_path: Path, patterns_zip: Pa
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([["nothing.png", 0]], "has no label"),
-        ([1, 2], r"list of \[file name, class number\]"),
-        ("text", r"list of \[file name, class number\]"),
+        ([["nothing.png", 0]], r"has no label for 1 images, first a\.png"),
+        ([["a.png", -1]], "class number"),
+        ([["a.png", [0.5, 0.5]]], "one-hot"),
+        ([1, 2], r"\[\[\"name.png\", class number\]"),
+        ("text", r"\[\[\"name.png\", class number\]"),
     ],
 )
 def test_dataset_refuses_labels(tmp_path: Path, labels: object, message: str) -> None:
@@ -168,6 +170,40 @@ def test_dataset_refuses_labels(tmp_path: Path, labels: object, message: str) ->
         archive.writestr("dataset.json", json.dumps({"labels": labels}))
     with pytest.raises(UserError, match=message):
         ImageFolderDataset(path, use_labels=True)
+
+
+def test_dataset_takes_one_hot_labels(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "hot.zip", pattern_images(2)[0])
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    names = sorted(name for name in files if name.endswith(".png"))
+    files["dataset.json"] = json.dumps({"labels": [[names[0], [0, 0, 1]], [names[1], [1, 0, 0]]]}).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    dataset = ImageFolderDataset(path, use_labels=True)
+    assert dataset.c_dim == 3
+    assert [dataset.label(i).argmax() for i in range(2)] == [2, 0]
+
+
+def test_dataset_never_changes_pixels_in_silence(tmp_path: Path) -> None:
+    """A folder taken as it is: 16-bit, transparent and rotated images are refused, not clipped or flattened."""
+    rng = np.random.default_rng(0)
+    for name, image in {
+        "deep": PIL.Image.fromarray(rng.integers(0, 65535, (8, 8)).astype(np.uint16)),
+        "clear": PIL.Image.fromarray(rng.integers(0, 255, (8, 8, 4)).astype(np.uint8)),
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        image.save(folder / "a.png")
+        with pytest.raises(UserError, match=r"a\.png has pixels of kind .*dataset_tool\.py convert"):
+            ImageFolderDataset(folder)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "turned").mkdir()
+    PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "turned" / "a.jpg", exif=exif)
+    with pytest.raises(UserError, match=r"a\.jpg is stored rotated"):
+        ImageFolderDataset(tmp_path / "turned")
 
 
 def test_dataset_refuses_class_conditioning_without_labels(tmp_path: Path) -> None:
@@ -186,6 +222,13 @@ def test_labelled_source_draws_a_label_with_its_image(patterns_zip: Path) -> Non
     assert sample.c.argmax(1).tolist() == [i % 4 for i in (5, 0, 33)]
     assert sample.h.shape == (3, 0)
     assert source.conditions(draws).c.argmax(1).tolist() == [i % 4 for i in (5, 0, 33)]
+
+
+def test_exemplars_are_classes_that_have_images(tmp_path: Path) -> None:
+    images, _ = pattern_images(4)
+    path = write_zip(tmp_path / "gaps.zip", images, [0, 2, 0, 2])
+    exemplars = LabelledSource(ImageFolderDataset(path, use_labels=True)).exemplars(1000)
+    assert exemplars.condition.c.argmax(1).tolist() == [0, 2]
 
 
 def test_labelled_source_shows_images_of_the_class_of_each_row(patterns_zip: Path) -> None:

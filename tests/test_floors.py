@@ -13,7 +13,7 @@ SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 HOUSE = ("torch_utils", "metrics", "training", "stylegan2_icgan", "scripts", "benchmarks", "tests")
 TRAINING = (
     ("randomness",),
-    ("dataset", "condition", "config", "presets", "image_source"),
+    ("dataset", "condition", "config", "archive", "image_source"),
     ("networks", "augment", "loading", "step", "ema", "image_grid"),
     ("loss", "sampling", "preview"),
     ("system",),

@@ -40,8 +40,8 @@ def test_seeds_alone_are_enough_for_every_model(trained: dict[str, Path], tmp_pa
     result = invoke(generate.main, f"--network={trained[cond]}", "--seeds=0-2", f"--outdir={tmp_path}")
     assert result.exit_code == 0, result.output
     assert len(written(tmp_path)) == rows * 3 + 1
-    explained = 0 if cond == "none" else 32 + 16
-    assert pixels(tmp_path / "sheet.png").shape == (rows * 32, 3 * 32 + explained)
+    explained = 0 if cond == "none" else 64 + 32
+    assert pixels(tmp_path / "sheet.png").shape == (rows * 64, 3 * 64 + explained)
     assert f"{rows * 3} images" in result.output
 
 
@@ -84,15 +84,15 @@ def test_images_condition_like_their_own_features(trained: dict[str, Path], tmp_
         other = pixels(tmp_path / "rows" / f"exemplar{i:05d}-seed0002.png")
         assert abs(one - other).max() <= 1  # the feature is computed again: a last bit may differ
     sheet = pixels(tmp_path / "images" / "sheet.png")
-    assert np.array_equal(sheet[:32:4, :32:4], images[3])
-    assert np.array_equal(sheet[32::4, :32:4], images[8])
+    assert np.array_equal(sheet[:64:8, :64:8], images[3])
+    assert np.array_equal(sheet[64::8, :64:8], images[8])
 
 
 def test_data_shows_the_images_of_feature_rows(trained: dict[str, Path], tmp_path: Path) -> None:
     feats = trained["data"].with_name("patterns.instances") / "features.npy"
     common = [f"--network={trained['instance']}", f"--instance-feats={feats}", "--rows=6", "--seeds=0"]
     assert invoke(generate.main, *common, f"--data={trained['data']}", f"--outdir={tmp_path}").exit_code == 0
-    assert np.array_equal(pixels(tmp_path / "sheet.png")[:, :32:][::4, ::4], pattern_images(40)[0][6])
+    assert np.array_equal(pixels(tmp_path / "sheet.png")[:, :64][::8, ::8], pattern_images(40)[0][6])
 
 
 def test_class_and_truncation_and_cutoff_matter(trained: dict[str, Path], tmp_path: Path) -> None:
@@ -119,6 +119,19 @@ def test_class_of_a_class_model_is_one_row(trained: dict[str, Path], tmp_path: P
     flags = [f"--network={trained['class']}", "--class=2", "--seeds=0", f"--outdir={tmp_path}"]
     assert invoke(generate.main, *flags).exit_code == 0
     assert set(written(tmp_path)) == {"class00002-seed0000.png", "sheet.png"}
+
+
+def test_any_class_can_be_asked_for_though_few_are_stored(tmp_path: Path) -> None:
+    """20 classes, one exemplar kept: --class makes its row of the class, not of what happens to be stored."""
+    images, _ = pattern_images(40)
+    data = write_zip(tmp_path / "many.zip", images, [i % 20 for i in range(40)])
+    flags = [*TINY_RUN, f"--data={data}", "--cond=class", "--exemplars=1", "--minutes=0.0001"]
+    assert invoke(train.main, *flags, f"--outdir={tmp_path / 'runs'}").exit_code == 0
+    (snapshot,) = tmp_path.glob("runs/*/network-snapshot-000000.pt")
+    for label in (0, 7, 19):
+        flags = [f"--network={snapshot}", f"--class={label}", "--seeds=0-1", f"--outdir={tmp_path / str(label)}"]
+        assert invoke(generate.main, *flags).exit_code == 0
+        assert f"class{label:05d}-seed0001.png" in written(tmp_path / str(label))
 
 
 def test_wrong_input_is_refused(trained: dict[str, Path], tmp_path: Path, refused: Refused) -> None:

@@ -84,7 +84,7 @@ def test_store_accepts_a_shuffled_zip_and_refuses_changed_ones(tmp_path: Path) -
 
 
 def test_store_refuses_k_extractor_format_and_damage(dataset: ImageFolderDataset) -> None:
-    with pytest.raises(UserError, match=r"--k=40, but .* has 40 images; expected 1 <= k <= 39"):
+    with pytest.raises(UserError, match=r"--k=40, but 40 images of .* are used; expected 1 <= k <= 39"):
         ensure_store(dataset, k=40)
     folder = ensure_store(dataset, k=3).folder
     with pytest.raises(UserError, match=r"--extractor=resnet50, but the features in .* were made with pca"):
@@ -94,12 +94,25 @@ def test_store_refuses_k_extractor_format_and_damage(dataset: ImageFolderDataset
     with pytest.raises(UserError, match="format 99"):
         ensure_store(dataset, k=3)
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        ensure_store(dataset, k=3)
+    (folder / "manifest.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         ensure_store(dataset, k=3)
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    neighbours = np.load(folder / "neighbours.npy")
+    for wrong in (neighbours + 9999, neighbours.astype(np.float32), np.arange(40)[:, None].repeat(3, axis=1)):
+        np.save(folder / "neighbours.npy", wrong)
+        with pytest.raises(UserError, match=r"neighbours\.npy"):
+            ensure_store(dataset, k=3)
+    np.save(folder / "neighbours.npy", neighbours)
+    (folder / "extractor.safetensors").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"extractor\.safetensors is damaged"):
+        ensure_store(dataset, k=3)
+    (folder / "extractor.safetensors").unlink()
     (folder / "features.npy").write_bytes((folder / "features.npy").read_bytes()[:200])
-    with pytest.raises(UserError, match=r"features\.npy can't be read"):
-        _ = ensure_store(dataset, k=3).features
+    with pytest.raises(UserError, match=r"features\.npy is damaged"):
+        ensure_store(dataset, k=3)
 
 
 def test_store_goes_to_the_cache_folder_where_the_data_cannot_be_written(
@@ -179,6 +192,8 @@ def test_mirrored_instances_use_the_flipped_feature_half_the_time(dataset: Image
     assert ((mirrored.h == own).all(dim=1) ^ is_flipped).all()
     assert 150 < int(is_flipped.sum()) < 250
     assert torch.equal(plain.index, mirrored.index)  # the neighbour drawn does not depend on the option
+    for j in store.neighbours[2]:  # ... nor the flip on the neighbour
+        assert 0.3 < is_flipped[mirrored.index == int(j)].float().mean() < 0.7
     flipped_image = torch.from_numpy(dataset.image(2)).flip(2)[None]
     assert torch.allclose(store.extractor()(flipped_image)[0], flipped, atol=1e-5)
 

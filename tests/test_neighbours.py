@@ -43,6 +43,21 @@ def test_neighbours_rank_by_angle_not_by_rank_of_self() -> None:
     np.testing.assert_allclose(radii[0], 2 * np.sin(np.radians([5, 12.5])), rtol=1e-5)
 
 
+def test_neighbours_tell_near_duplicates_apart() -> None:
+    """Re-encoded copies of one image: distances of 1e-4, whose cosines are all 1 in float32."""
+    rng = np.random.default_rng(0)
+    features = unit_vectors(1, 32) + 1e-4 * rng.standard_normal((200, 32)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    exact = features.astype(np.float64)
+    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    distances = np.linalg.norm(exact[:, None] - exact[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    ids, radii = nearest_neighbours(features, 5)
+    expected = np.sort(distances, axis=1)[:, :5]
+    np.testing.assert_allclose(np.take_along_axis(distances, ids, axis=1), expected, rtol=0.02)
+    assert (np.diff(radii, axis=1) > -1e-6).all()
+
+
 @pytest.mark.parametrize("k", [0, 5, 6])
 def test_neighbours_refuse_k(k: int) -> None:
     with pytest.raises(ValueError, match="expected 1 <= k < 5"):

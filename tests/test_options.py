@@ -22,6 +22,8 @@ def another_value(cls: type, field: dataclasses.Field[Any], resolved: Any) -> An
     """A legal value other than the resolved one."""
     if field.metadata["choices"]:
         return next(word for word in field.metadata["choices"] if word != resolved)
+    if field.name == "style_mixing":
+        return 0.5
     kind = next(kind for kind in kinds_of(typing.get_type_hints(cls)[field.name]) if kind is not type(None))
     if kind is bool:
         return not resolved
@@ -107,11 +109,16 @@ def test_resume_changes_only_what_keeps_the_run_the_same() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"batch": 0}, "--batch=0: expected more than 0"),
+        ({"batch": 0}, "--batch=0: expected a number above 0"),
         ({"batch": 8, "batch_gpu": 3}, "--batch=8 is not a multiple of --batch-gpu=3"),
         ({"mbstd_group": 5}, "--mbstd-group=5 does not divide the 16 images"),
         ({"gamma": -1.0}, "--gamma=-1.0: expected 0 or more"),
-        ({"kimg": 0}, "--kimg=0: expected more than 0"),
+        ({"kimg": 0.0}, "--kimg=0.0: expected a number above 0"),
+        ({"kimg": float("nan")}, "--kimg=nan: expected a number above 0"),
+        ({"tick": float("inf")}, "--tick=inf: expected"),
+        ({"g_lr": float("nan")}, "--g-lr=nan: expected 0 or more"),
+        ({"style_mixing": 5.0}, "--style-mixing=5.0: expected 0 to 1"),
+        ({"workers": -1}, "--workers=-1: expected 0 or more"),
         ({"z_dim": 0}, "--z-dim=0: expected at least 1"),
         ({"exemplars": 0}, "--exemplars=0: expected at least 1"),
         ({"gama": 1.0}, "--gama is no option of stylegan2. Did you mean 'gamma'"),

@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+LARGEST, MOST = 1 << 32, 10_000_000  # what seeds NumPy's generators; a range that fits the memory
+
 
 class UserError(ValueError):
     """A mistake the user can mend. The message is one sentence or two: given, expected, remedy."""
@@ -77,12 +79,14 @@ def _repeat_flags(args: Sequence[str], flags: set[str]) -> list[str]:
     """`--x a b` -> `--x a --x b` for the flags in question."""
     spread: list[str] = []
     current = ""  # the flag whose words we are in
-    for word in args:
+    for position, word in enumerate(args):
         name = word.partition("=")[0]
         if word.startswith("-"):
             current = name if name in flags else ""
             if word not in flags:
                 spread.append(word)
+            elif position + 1 == len(args) or args[position + 1].startswith("-"):
+                raise UserError(f"{word} is followed by nothing; expected one or more words")
         else:
             spread += [current, word] if current else [word]
     return spread
@@ -116,6 +120,8 @@ def parse_ranges(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise UserError(f"{part.strip()!r} is not a number or an ascending range; write for example 0,5-9.")
+        if int(last or first) >= LARGEST or int(last or first) - int(first) > MOST:
+            raise UserError(f"{part.strip()!r} is too large; expected numbers below 2^32, at most {MOST:,} in a range.")
         values.extend(range(int(first), int(last or first) + 1))
     return values
 

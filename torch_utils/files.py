@@ -5,7 +5,8 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -59,6 +60,23 @@ def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Countdown:
+    """Says how far a long piece of work is, every ten seconds, with an estimate of what is left."""
+
+    EVERY_SEC = 10.0
+
+    def __init__(self, what: str, total: int, say: Callable[[str], None]) -> None:
+        self.what, self.total, self.say = what, total, say
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.last >= self.EVERY_SEC and done < self.total:
+            left = (now - self.start) * (self.total - done) / done
+            self.say(f"{self.what}: {done:,} of {self.total:,}, {format_time(left)} left")
+            self.last = now
 
 
 def format_time(seconds: float) -> str:

@@ -15,7 +15,7 @@ def report(name: str, value: torch.Tensor | float) -> None:
     x = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
     x = x.flatten().to(torch.float32 if x.device.type == "mps" else torch.float64)
     moments = torch.stack([torch.full_like(x.sum(), x.numel()), x.sum(), x.square().sum()])
-    _moments[name] = _moments[name] + moments if name in _moments else moments
+    _moments[name] = _moments[name].to(moments) + moments if name in _moments else moments
 
 
 class Collector:

@@ -120,32 +120,47 @@ def save_state(path: Path, members: Mapping[str, Stateful], progress: dict[str, 
     }
     _save(path, content)
     for old in states_in(path.parent)[:-keep]:
-        old.unlink()
+        if old != path:
+            old.unlink()
 
 
-def load_state(path: Path, members: Mapping[str, Stateful]) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """The content of a training state, for `restore_state`.
+
+    Raises:
+        UserError: missing, damaged or something else; or an older state than others of the same run, which a run that
+            continued from it would mix with its own.
+    """
+    content = _load(path, "stylegan2_icgan training state", STATE_FORMAT, "--resume")
+    newest = max(states_in(path.parent), default=path)
+    if newest.name > path.name:
+        raise UserError(
+            f"--resume={path} is older than {newest.name} beside it; continue from that one (--resume={path.parent}), "
+            "or move the newer states and snapshots away first"
+        )
+    return content
+
+
+def restore_state(content: dict[str, Any], members: Mapping[str, Stateful]) -> dict[str, Any]:
     """Give every member its state back.
 
     Returns:
         progress, as it was saved.
 
     Raises:
-        UserError: a damaged file, or members other than those saved. Never "starting from scratch".
+        UserError: members other than those saved, or of other shapes. Never "starting from scratch".
     """
-    content = _load(path, "stylegan2_icgan training state", STATE_FORMAT, "--resume")
     saved = content.get("members")
     if not isinstance(saved, dict) or set(saved) != set(members):
         names = sorted(saved) if isinstance(saved, dict) else "nothing"
-        raise UserError(
-            f"--resume={path} holds {names}; this run needs {sorted(members)}. Continue it with its own options"
-        )
+        raise UserError(f"--resume: the state holds {names}; this run needs {sorted(members)}. Use its own options")
     for name, member in members.items():
         try:
             member.load_state_dict(saved[name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
+        except (RuntimeError, ValueError, KeyError):
             raise UserError(
-                f"--resume={path}: {name} does not fit this run ({reason}); continue it with its own options"
+                f"--resume: {name} in the state has other shapes than training_options.json asks for; continue the "
+                "run with the options it was started with"
             ) from None
     progress: dict[str, Any] = content["progress"]
     return progress
@@ -182,18 +197,14 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 def _load(path: Path, kind: str, newest: int, flag: str) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{flag}={path} does not exist; expected a file written by train.py")
+        there = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{flag}={path} {there}; expected a file written by train.py")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch raise a dozen kinds for one thing: the file is not whole
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
-        raise UserError(
-            f"{flag}={path} can't be read ({reason}); it is damaged or not ours, use an older one"
-        ) from None
+    except Exception:  # zip, pickle and torch raise a dozen kinds for one thing, none in words for a user
+        raise UserError(f"{flag}={path} can't be read: damaged, or not written by train.py; use an older one") from None
     if not isinstance(content, dict) or content.get("kind") != kind:
-        raise UserError(
-            f"{flag}={path} is not a {kind.removeprefix('stylegan2_icgan ')}; expected one written by train.py"
-        )
+        raise UserError(f"{flag}={path} is not a {kind.removeprefix('stylegan2_icgan ')}; expected one of train.py's")
     if content["format"] > newest:
         raise UserError(f"{flag}={path} has format {content['format']}; this version reads up to {newest}, update it")
     return content

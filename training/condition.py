@@ -66,10 +66,6 @@ class Condition:
         return Condition(function(self.c), function(self.h))
 
     @staticmethod
-    def cat(parts: Sequence["Condition"]) -> "Condition":
-        return Condition(torch.cat([part.c for part in parts]), torch.cat([part.h for part in parts]))
-
-    @staticmethod
     def empty(rows: int) -> "Condition":
         """The condition of an unconditional model: `rows` rows of width 0."""
         return Condition(torch.zeros(rows, 0), torch.zeros(rows, 0))

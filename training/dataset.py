@@ -4,8 +4,6 @@ import hashlib
 import io
 import json
 import os
-import struct
-import zipfile
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,10 +15,14 @@ import PIL.Image
 import torch
 
 from torch_utils.command_line import UserError
+from torch_utils.images import read_file
+from training.archive import Member, list_zip, read_member
 from training.condition import Condition, Exemplars, Sample, thumbnails
+from training.image_source import class_numbers
 from training.randomness import integers, permutation
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+EXIF_ORIENTATION = 0x0112
 
 
 class Draws(NamedTuple):
@@ -135,13 +137,17 @@ class ImageFolderDataset:
             UserError: the file can't be decoded, or has another shape than the first; the file is named.
         """
         name = self.names[i]
+        where, remedy = f"--data={self.path}: {name}", "convert the data with dataset_tool.py convert"
         try:
             decoded = PIL.Image.open(io.BytesIO(self._read(name)))
-            pixels = np.array(decoded if decoded.mode in ("L", "RGB") else decoded.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-            raise UserError(
-                f"--data={self.path}: image {name} can't be decoded ({error}); convert the data again"
-            ) from None
+            pixels = np.array(decoded)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files, and ImageRefused
+            reason = "not an image" if isinstance(error, PIL.UnidentifiedImageError) else error
+            raise UserError(f"{where} can't be read ({reason}); {remedy}") from None
+        if decoded.mode not in ("L", "RGB") or pixels.dtype != np.uint8:
+            raise UserError(f"{where} has pixels of kind {decoded.mode}; expected 8-bit grey or RGB: {remedy}")
+        if decoded.getexif().get(EXIF_ORIENTATION, 1) != 1:
+            raise UserError(f"{where} is stored rotated (EXIF); expected it upright: {remedy}")
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if i and pixels.shape != self.image_shape:
             raise UserError(
@@ -180,52 +186,40 @@ class ImageFolderDataset:
     # -- labels ---------------------------------------------------------------------------------------------------
 
     @cached_property
-    def metadata(self) -> dict[str, Any]:
-        """`dataset.json`, or {} when there is none."""
+    def _described(self) -> tuple[np.ndarray | None, int, dict[str, Any]]:
+        """Class ids, number of classes, and how the images were converted: what `dataset.json` says, read once.
+
+        The rest of it (a name and a label for every image) is not kept.
+        """
         if "dataset.json" not in self._members:
-            return {}
+            return None, 0, {}
+        where, remedy = f"--data={self.path}: its dataset.json", "mend it, or convert the data again"
         try:
             content = json.loads(self._read("dataset.json"))
         except ValueError as error:
-            raise UserError(f"--data={self.path}: dataset.json is not JSON ({error}); convert the data again") from None
+            raise UserError(f"{where} can't be read ({error}); {remedy}") from None
         if not isinstance(content, dict):
-            raise UserError(
-                f'--data={self.path}: dataset.json holds a {type(content).__name__}; expected {{"labels": ...}}'
-            )
-        return content
+            raise UserError(f'{where} is a {type(content).__name__}; expected {{"labels": [...]}}; {remedy}')
+        how = {key: content[key] for key in ("transform", "filter", "pad_color", "background") if content.get(key)}
+        if not content.get("labels"):
+            return None, 0, how
+        by_name, num_classes = class_numbers(content, self.names, where, remedy)
+        return np.array([by_name[name] for name in self.names], dtype=np.int64), num_classes, how
 
-    @cached_property
+    @property
     def class_ids(self) -> np.ndarray | None:
         """int64 [N] class of every image, or None when the data set has no labels."""
-        table = self.metadata.get("labels")
-        if not table:
-            return None
-        try:
-            by_name = {name: int(label) for name, label in table}
-        except (TypeError, ValueError):
-            raise UserError(
-                f"--data={self.path}: labels in dataset.json must be a list of [file name, class number]"
-            ) from None
-        missing = next((name for name in self.names if name not in by_name), None)
-        if missing is not None:
-            raise UserError(f"--data={self.path}: {missing} has no label in dataset.json; expected one for every image")
-        ids = np.array([by_name[name] for name in self.names], dtype=np.int64)
-        if ids.min() < 0 or ids.max() >= self._num_classes(by_name):
-            raise UserError(
-                f"--data={self.path}: class numbers in dataset.json run from {ids.min()} to {ids.max()}; expected 0 to "
-                f"num_classes - 1 = {self._num_classes(by_name) - 1}"
-            )
-        return ids
+        return self._described[0]
 
-    def _num_classes(self, by_name: dict[str, int]) -> int:
-        return int(self.metadata.get("num_classes") or max(by_name.values()) + 1)
-
-    @cached_property
+    @property
     def num_classes(self) -> int:
         """Number of classes in `dataset.json`, whatever subset is used; 0 without labels."""
-        if self.class_ids is None:
-            return 0
-        return self._num_classes({name: int(label) for name, label in self.metadata["labels"]})
+        return self._described[1]
+
+    @property
+    def conversion(self) -> dict[str, Any]:
+        """How dataset_tool.py made the images square: transform, filter, colours; {} when it does not say."""
+        return self._described[2]
 
     @property
     def c_dim(self) -> int:
@@ -252,7 +246,7 @@ class ImageFolderDataset:
     def checksum(self, i: int) -> int:
         """CRC-32 of the bytes of image file `i`: free in a zip (it is in the directory), read once in a folder."""
         member = self._members[self.names[i]]
-        return zlib.crc32(self._read(self.names[i])) if member.crc is None else member.crc
+        return zlib.crc32(self._read(self.names[i])) if member is None else member.crc
 
     def fingerprint(self) -> str:
         """SHA-256 over names and checksums of all images: equal for equal content, however it is packed."""
@@ -261,11 +255,11 @@ class ImageFolderDataset:
 
     def _read(self, name: str) -> bytes:
         member = self._members[name]
-        if member.folder_file is not None:
-            return member.folder_file.read_bytes()
+        if member is None:
+            return read_file(self.path / name)
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDONLY)
-        return _read_zip_member(self._descriptor, member, f"--data={self.path}: {name}")
+        return read_member(self._descriptor, member)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_descriptor": None}  # a worker opens the file itself
@@ -310,60 +304,20 @@ class LabelledSource:
         return Condition(torch.eye(self.c_dim)[classes], torch.zeros(rows, 0)), images
 
     def exemplars(self, count: int) -> Exemplars:
-        """One per class; none without labels."""
-        condition, images = self.showcase(min(count, self.c_dim), 1)
+        """One per class that has images; none without labels."""
+        num_present = len(np.unique(self.dataset.class_ids)) if self.c_dim else 0  # type: ignore[arg-type]
+        condition, images = self.showcase(min(count, num_present), 1)
         names = [f"class {row}" for row in condition.c.argmax(dim=1).tolist()] if self.c_dim else []
         return Exemplars(condition, thumbnails(images.flatten(0, 1)), names)
 
 
-# -- the zip directory ------------------------------------------------------------------------------------------------
-
-
-class _Member(NamedTuple):
-    """Where a file's bytes are: in a zip (header offset, sizes, deflated or not, checksum) or in a folder."""
-
-    header_offset: int = 0
-    stored_size: int = 0
-    deflated: bool = False
-    crc: int | None = None
-    folder_file: Path | None = None
-
-
-def _list_members(path: Path) -> dict[str, _Member]:
-    """Names of all files in a zip or folder, with the place of each."""
+def _list_members(path: Path) -> dict[str, Member | None]:
+    """Names of all files in a zip, with the place of each, or in a folder (None)."""
     if path.is_dir():
-        files = (file for file in path.rglob("*") if file.is_file())
-        return {file.relative_to(path).as_posix(): _Member(folder_file=file) for file in files}
+        return {file.relative_to(path).as_posix(): None for file in path.rglob("*") if file.is_file()}
     if not path.exists():
         raise UserError(f"--data={path} does not exist; expected a zip or folder of images")
     try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+        return dict(list_zip(path))
+    except ValueError as error:
         raise UserError(f"--data={path} can't be read as a zip ({error}); expected a zip or folder of images") from None
-    members = {}
-    for info in infos:
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(
-                f"--data={path}: {info.filename} is packed in a rare way; expected stored or deflated files"
-            )
-        if not info.is_dir():
-            deflated = info.compress_type == zipfile.ZIP_DEFLATED
-            members[info.filename] = _Member(info.header_offset, info.compress_size, deflated, info.CRC)
-    return members
-
-
-def _read_zip_member(descriptor: int, member: _Member, label: str) -> bytes:
-    """The bytes of one zip member: its local header tells where they start (the central directory does not)."""
-    header = os.pread(descriptor, 30, member.header_offset)
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
-        raise UserError(f"{label} is not where the zip's directory says; the file is damaged or was changed meanwhile")
-    name_length, extra_length = struct.unpack_from("<HH", header, 26)
-    data = os.pread(descriptor, member.stored_size, member.header_offset + 30 + name_length + extra_length)
-    try:
-        content = zlib.decompress(data, -15) if member.deflated else data
-    except zlib.error as error:
-        raise UserError(f"{label} is damaged ({error}); make the zip again") from None
-    if zlib.crc32(content) != member.crc:
-        raise UserError(f"{label} is damaged (its checksum is wrong); make the zip again")
-    return content

@@ -8,6 +8,7 @@ import torch
 from torch_utils.files import atomic_write
 
 GAP, BACKGROUND = 4, 255  # pixels between the explaining images and the samples; white
+SMALLEST_SHOWN = 64  # pixels; smaller images are enlarged on a sheet by a whole factor
 
 
 def sheet(samples: torch.Tensor, explaining: torch.Tensor | None = None) -> torch.Tensor:
@@ -35,6 +36,11 @@ def _tile(images: torch.Tensor) -> torch.Tensor:
     """uint8 [rows, columns, C, H, W] -> [C, rows * H, columns * W]."""
     rows, columns, channels, height, width = images.shape
     return images.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+
+
+def sheet_scale(resolution: int) -> int:
+    """By what to enlarge a sheet of images of this resolution."""
+    return max(SMALLEST_SHOWN // resolution, 1)
 
 
 def save_png(image: torch.Tensor, path: str | Path, scale: int = 1) -> None:

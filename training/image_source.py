@@ -3,11 +3,8 @@
 import json
 import os
 import re
-import struct
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -16,19 +13,9 @@ from typing import Any, NamedTuple
 from torch_utils import images
 from torch_utils.command_line import UserError
 from torch_utils.images import ImageRefused
+from training.archive import Member, list_zip, read_member
 
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are not classes
-
-
-class Member(NamedTuple):
-    """Where the bytes of a file lie inside a zip."""
-
-    offset: int  # of its local header
-    packed_size: int
-    size: int
-    method: int
-    crc: int
-    encrypted: bool
 
 
 class SourceFile(NamedTuple):
@@ -121,42 +108,23 @@ def _walk_folder(folder: Path, prefix: str, above: frozenset[str], refused: dict
 
 
 def _list_zip(path: Path) -> list[SourceFile]:
-    """All files of a zip, sorted by name; of several with the same name the last, as when unpacking."""
-    members = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                sizes = info.compress_size, info.file_size
-                encrypted = bool(info.flag_bits & 1)
-                member = Member(info.header_offset, *sizes, info.compress_type, info.CRC, encrypted)
-                if not info.is_dir():
-                    members[info.filename.replace("\\", "/")] = member
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        members = list_zip(path)
+    except ValueError as error:
         raise UserError(f"--source={path} is neither a folder nor a zip that can be read ({error})") from None
     return [SourceFile(name, str(path), member) for name, member in sorted(members.items())]
 
 
 def _read_member(path: str, member: Member) -> bytes:
-    """Read one file of a zip. Workers get its place: each reading the directory of a large zip again would not fit."""
-    if member.encrypted:
-        raise ImageRefused("encrypted in the zip; unpack the zip first")
-    if member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ImageRefused(f"packed with method {member.method}, not stored or deflated; unpack the zip first")
-    images.check_file_size(member.size)
-    images.check_file_size(member.packed_size)
+    """Workers get the place of a file: each reading the directory of a large zip again would not fit."""
     try:
-        with Path(path).open("rb") as file:
-            file.seek(member.offset)
-            signature, name_length, extra_length = struct.unpack("<4s22xHH", file.read(30))
-            file.seek(name_length + extra_length, os.SEEK_CUR)
-            data = file.read(member.packed_size)
-        if member.method == zipfile.ZIP_DEFLATED:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size)
-    except (OSError, struct.error, zlib.error) as error:
-        raise ImageRefused(f"damaged in the zip ({error})") from None
-    if signature != b"PK\x03\x04" or len(data) != member.size or zlib.crc32(data) != member.crc:
-        raise ImageRefused("damaged in the zip (checksum)")
-    return data
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise ImageRefused(f"the zip can't be opened ({error.strerror})") from None
+    try:
+        return read_member(descriptor, member)
+    finally:
+        os.close(descriptor)
 
 
 def _read_metadata(file: SourceFile, source: Path) -> dict[str, Any]:
@@ -225,6 +193,21 @@ def _labels_from_metadata(path: Path, files: list[SourceFile], metadata: dict[st
         return Labels("none, as in the dataset.json of the source")
     where = f"--source={path}: its dataset.json"
     remedy = "mend it, or convert with --labels=folders or --labels=none"
+    by_name, num_classes = class_numbers(metadata, [file.name for file in files], where, remedy)
+    names = metadata.get("class_names")
+    class_names = names if isinstance(names, list) and len(names) == num_classes else None
+    return Labels(f"{num_classes} classes from the dataset.json of the source", by_name, num_classes, class_names)
+
+
+def class_numbers(
+    metadata: dict[str, Any], names: Sequence[str], where: str, remedy: str
+) -> tuple[dict[str, int], int]:
+    """The class of every file of a `dataset.json` with labels (numbers or one-hot lists), and how many classes it has.
+
+    Raises:
+        UserError: begins with `where`, ends with `remedy`.
+    """
+    table = metadata["labels"]
     try:
         by_name = {str(name).replace("\\", "/"): _class_number(label) for name, label in table}
         one_hot_width = max((len(label) for _, label in table if isinstance(label, list)), default=0)
@@ -232,16 +215,14 @@ def _labels_from_metadata(path: Path, files: list[SourceFile], metadata: dict[st
         raise UserError(
             f'{where} needs "labels": [["name.png", class number], ...] or one-hot lists; {remedy}'
         ) from None
-    missing = [file.name for file in files if file.name not in by_name]
+    missing = [name for name in names if name not in by_name]
     if missing:
         raise UserError(f"{where} has no label for {len(missing):,} images, first {shown(missing[0])}; {remedy}")
     largest = max(by_name.values())
     num_classes = metadata.get("num_classes") or max(one_hot_width, largest + 1)
     if not isinstance(num_classes, int) or num_classes <= largest:
         raise UserError(f"{where} says num_classes={num_classes}, but its labels go to {largest}; {remedy}")
-    names = metadata.get("class_names")
-    class_names = names if isinstance(names, list) and len(names) == num_classes else None
-    return Labels(f"{num_classes} classes from the dataset.json of the source", by_name, num_classes, class_names)
+    return by_name, num_classes
 
 
 def _class_number(label: Any) -> int:

@@ -1,6 +1,7 @@
 """Which samples a run sees, as a function of its seed and position, and the loader that fetches them."""
 
 import functools
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -58,6 +59,12 @@ class _SourceAsDataset(Dataset[Sample]):
         return self.source[draws]
 
 
+def _leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM often reach the whole process group: the trainer saves, and still needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def make_loader(
     source: SampleSource, seed: int, start: int, batch: int, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Sample]:
@@ -69,5 +76,6 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_parent,
     )
     return iter(loader)

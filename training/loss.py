@@ -18,7 +18,7 @@ class StyleMixing:
 
     Args:
         prob: share of batches that are mixed.
-        update_w_avg: let the mapping network follow its mean w (done once a step, by the generator's main term).
+        update_w_avg: let the mapping network follow its mean w (for the generator's main term; once a round).
     """
 
     def __init__(self, prob: float = 0.0, update_w_avg: bool = False) -> None:

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 
 from training.dataset import Draws, SampleSource
-from training.image_grid import save_png, sheet
+from training.image_grid import save_png, sheet, sheet_scale
 from training.randomness import hashed, permutation
 from training.sampling import sample_images, z_from_seeds
 
 ROWS, EXPLAINING, COLUMNS = 8, 4, 8
-SMALLEST_SHOWN = 32  # pixels; smaller images are enlarged by a whole factor
 
 
 class Preview:
@@ -26,7 +25,7 @@ class Preview:
         self.z = z_from_seeds(range(ROWS * COLUMNS), z_dim)
         index = permutation(len(source), 0)[np.arange(ROWS * (EXPLAINING + COLUMNS)) % len(source)]
         self.reals = source[Draws(index, hashed(0, index))].image
-        self.scale = max(SMALLEST_SHOWN // source.resolution, 1)
+        self.scale = sheet_scale(source.resolution)
 
     def save_reals(self, path: Path) -> None:
         save_png(sheet(self.reals.unflatten(0, (ROWS, -1))), path, self.scale)

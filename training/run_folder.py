@@ -1,6 +1,7 @@
 """The folder of a run: its name, what is in it, which one is the newest."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ def new_run_folder(outdir: Path, description: str) -> Path:
     return run
 
 
+def check_writable(outdir: Path) -> None:
+    """Refuse a folder for runs that can't be made or written, before any work is done for it."""
+    there = next(folder for folder in (outdir, *outdir.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--outdir={outdir}: {there} is no folder that can be written; name another one")
+
+
 def find_run(resume: str, outdir: Path) -> tuple[Path, Path]:
     """What `--resume` means: 'latest' (the newest run in outdir), a run folder, or one of its states.
 
@@ -32,6 +40,8 @@ def find_run(resume: str, outdir: Path) -> tuple[Path, Path]:
     Raises:
         UserError: no such run, or a run without a state.
     """
+    if not resume:
+        raise UserError("--resume is empty; expected a run folder, one of its states, or latest")
     if resume == "latest":
         runs = sorted(entry for entry in outdir.glob("[0-9][0-9][0-9][0-9][0-9]-*") if entry.is_dir())
         if not runs:

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from torch_utils import training_stats
-from torch_utils.command_line import UserError
-from training.checkpoint import Recipe, Snapshot, load_state, save_snapshot, save_state
+from training.checkpoint import Recipe, Snapshot, restore_state, save_snapshot, save_state
 from training.condition import Condition
 from training.config import LoopOptions
 from training.dataset import SampleSource
@@ -17,6 +17,7 @@ from training.loading import fake_draws, make_loader
 from training.preview import Preview
 from training.progress import Progress, memory_gb, tick_line
 from training.randomness import seed_everything
+from training.run_folder import write_options
 from training.sampling import from_uint8
 from training.step import Step
 from training.stopping import StopRequest
@@ -33,7 +34,7 @@ def training_loop(
     augment: Callable[[torch.Tensor], torch.Tensor],
     workers: int = 0,
     num_exemplars: int = 1000,
-    resume_from: Path | None = None,  # a training state
+    resume_from: dict[str, Any] | None = None,  # what read_state gave
 ) -> str:
     """Train until `loop.kimg`, a signal or the time limit.
 
@@ -44,7 +45,8 @@ def training_loop(
         why it ended: 'done', 'time limit', 'SIGINT' or 'SIGTERM'.
 
     Raises:
-        UserError: a state that does not fit, a disk that is full.
+        UserError: a state that does not fit.
+        OSError: a disk that is full, a file that vanished. What was written before is whole.
     """
     # Give everything that has a memory a name.
     for network in system.networks.values():
@@ -56,8 +58,10 @@ def training_loop(
     # Pick up where the last state left off.
     cur_nimg, num_steps, total_sec = 0, 0, 0.0
     if resume_from is not None:
-        at = load_state(resume_from, members)
+        at = restore_state(resume_from, members)
         cur_nimg, num_steps, total_sec = at["cur_nimg"], at["num_steps"], at["total_sec"]
+
+    write_options(run, recipe.training_options)
 
     loader = make_loader(source, loop.seed, cur_nimg, loop.batch, workers, pin_memory=device.type == "cuda")
     tick_nimg = max(int(loop.tick * 1000), 1)
@@ -87,8 +91,8 @@ def training_loop(
                 draws = fake_draws(len(source), loop.seed, number, cur_nimg, loop.batch)
                 gen_cond = source.conditions(draws).to(device)
                 z = torch.randn(loop.batch, system.networks["G"].z_dim, device=device)
-                parts = [field.split(batch_gpu) for field in (real, real_cond, z, gen_cond)]
-                rounds = [Step(system.networks, *part, augment) for part in zip(*parts, strict=True)]
+                parts = zip(*(rows.split(batch_gpu) for rows in (real, real_cond, z, gen_cond)), strict=True)
+                rounds = [Step(system.networks, x, x_cond, noise, cond, augment) for x, x_cond, noise, cond in parts]
                 system.run(phase, rounds)
 
             # Move the average generator.
@@ -124,16 +128,10 @@ def training_loop(
                 snapshot = Snapshot(recipe, networks | {"G_ema": ema.state_dict()}, exemplars, cur_nimg)
                 at = {"cur_nimg": cur_nimg, "num_steps": num_steps, "total_sec": total_sec}
                 kimg = f"{cur_nimg // 1000:06d}"
-                try:
-                    preview.save_fakes(run / f"fakes{kimg}.png", ema.average)
-                    save_snapshot(run / f"network-snapshot-{kimg}.pt", snapshot)
-                    save_state(run / f"training-state-{kimg}.pt", members, at)
-                except OSError as error:
-                    raise UserError(
-                        f"--outdir: {run} can't be written at {cur_nimg / 1000:.1f} kimg ({error}); what was there is "
-                        f"whole: make room and continue with --resume={run}"
-                    ) from None
+                preview.save_fakes(run / f"fakes{kimg}.png", ema.average)
+                save_snapshot(run / f"network-snapshot-{kimg}.pt", snapshot)
+                save_state(run / f"training-state-{kimg}.pt", members, at)
             tick_start, tick_start_nimg = time.monotonic(), cur_nimg
 
-        progress.say(f"Ended at {cur_nimg / 1000:.1f} kimg: {end}")
+        progress.say(f"Ended at {cur_nimg / 1000:.1f} of {loop.kimg:g} kimg ({end}); everything is saved in {run}")
     return end

@@ -123,11 +123,13 @@ def check(o: StyleGAN2Options, resolution: int, batch_gpu: int) -> None:
     ):
         if getattr(o, name) < 1:
             raise UserError(f"--{name.replace('_', '-')}={getattr(o, name)}: expected at least 1")
-    if o.map_lr <= 0:
-        raise UserError(f"--map-lr={o.map_lr}: expected more than 0")
-    for name in ("g_lr", "d_lr", "gamma", "pl_weight", "style_mixing", "num_fp16_res"):
-        if getattr(o, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')}={getattr(o, name)}: expected 0 or more")
+    for name in ("g_lr", "d_lr", "map_lr", "gamma", "pl_weight", "style_mixing", "num_fp16_res"):
+        largest = 1 if name == "style_mixing" else float("inf")
+        if not 0 <= getattr(o, name) <= largest or getattr(o, name) == float("inf"):
+            expected = "0 to 1" if largest == 1 else "0 or more"
+            raise UserError(f"--{name.replace('_', '-')}={getattr(o, name)}: expected {expected}")
+    if o.map_lr == 0:
+        raise UserError("--map-lr=0.0: expected more than 0")
 
 
 STYLEGAN2 = SystemKind(
