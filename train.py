@@ -26,7 +26,15 @@ from training.checkpoint import Recipe, read_state
 from training.config import DataOptions, LoopOptions
 from training.dataset import ImageFolderDataset
 from training.estimate import estimate
-from training.run_folder import OPTIONS_FILE, check_writable, find_run, new_run_folder, read_options, states_in
+from training.run_folder import (
+    OPTIONS_FILE,
+    check_writable,
+    find_run,
+    new_run_folder,
+    read_options,
+    remove_leftovers,
+    states_in,
+)
 from training.system import DataShape
 from training.training_loop import training_loop
 
@@ -50,6 +58,7 @@ def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **fla
         run, newest = find_run(resume, outdir)
         options, dataset = options_of_run(run, cfg, flags)
         state = read_state(newest)
+        remove_leftovers(run)
 
     if options.loop.threads is not None:
         torch.set_num_threads(options.loop.threads)

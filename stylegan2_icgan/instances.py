@@ -25,6 +25,7 @@ from training.randomness import hashed, integers, permutation, uniform
 
 FORMAT, MANIFEST = 1, "manifest.json"
 BATCH = 64  # images per call of the extractor
+LARGE_SHARE = 0.2  # of the data set: a neighbourhood beyond this is hardly one
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,10 @@ def ensure_store(
         raise UserError(
             f"--k={k}, but {len(dataset)} images of --data={dataset.path} are used; expected 1 <= k <= "
             f"{len(dataset) - 1}, since an instance is not its own neighbour"
+        )
+    if k > len(dataset) * LARGE_SHARE:
+        say(
+            f"note: --k={k} neighbours of {len(dataset)} images are a large part of all; a smaller --k tells more apart"
         )
     folder = folder or default_folder(dataset)
     device = device or torch.device("cpu")

@@ -29,6 +29,9 @@ def dataset(patterns_zip: Path) -> ImageFolderDataset:
 
 def test_store_is_made_beside_the_data_once(dataset: ImageFolderDataset) -> None:
     said: list[str] = []
+    ensure_store(dataset, k=9, folder=dataset.path.with_name("large"), say=said.append)
+    assert "--k=9 neighbours of 40 images are a large part of all" in said.pop(0)
+    said.clear()
     store = ensure_store(dataset, k=5, say=said.append)
     assert store.folder == dataset.path.with_name("patterns.instances")
     assert {"manifest.json", "features.npy", "neighbours.npy", "radii.npy"} <= {f.name for f in store.folder.iterdir()}

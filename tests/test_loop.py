@@ -15,7 +15,7 @@ from conftest import TINY_RUN, Refused, invoke
 import train
 from stylegan2_icgan.models import load_model
 from torch_utils import training_stats
-from training import loss
+from training import loss, training_loop
 from training.augment import identity
 from training.condition import Condition
 from training.sampling import from_uint8, sample_images, to_uint8, z_from_seeds
@@ -51,6 +51,26 @@ def test_every_step_and_phase_draws_its_own_noise_and_conditions(
         assert step.real.min() >= -1
         assert step.real.max() <= 1
         assert len(step.real) == len(step.real_cond) == len(step.z) == len(step.gen_cond) == 4
+
+
+def test_a_state_is_saved_between_snapshots(
+    patterns_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow machine snapshots are hours apart; a crash must not cost them."""
+    saved: list[str] = []
+    save = training_loop.save_state
+    monkeypatch.setattr(training_loop, "save_state", lambda path, *rest: (saved.append(path.name), save(path, *rest)))
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--snap=100", "--kimg=0.16", "--tick=0.04"]
+    assert invoke(train.main, *flags, f"--outdir={tmp_path / 'a'}").exit_code == 0
+    assert len(saved) == 1
+    monkeypatch.setattr(training_loop, "STATE_EVERY_SEC", 0.0)
+    assert invoke(train.main, *flags, f"--outdir={tmp_path / 'b'}").exit_code == 0
+    assert len(saved) == 1 + 4
+    assert len(list(tmp_path.glob("b/*/network-snapshot-*.pt"))) == 1
+    leftover = next(tmp_path.glob("b/*")) / ".training-state-000001.pt.1-ab.tmp"
+    leftover.write_text("half")
+    assert invoke(train.main, "--resume=latest", f"--outdir={tmp_path / 'b'}").exit_code == 0
+    assert not leftover.exists()
 
 
 def test_discriminator_is_shown_augmented_images_real_and_fake(patterns_zip: Path, tmp_path: Path) -> None:

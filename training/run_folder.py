@@ -59,6 +59,12 @@ def find_run(resume: str, outdir: Path) -> tuple[Path, Path]:
     return run, states[-1]
 
 
+def remove_leftovers(run: Path) -> None:
+    """Delete files that a killed process was writing; they never got their name."""
+    for file in run.glob(".*.tmp"):
+        file.unlink(missing_ok=True)
+
+
 def states_in(run: Path) -> list[Path]:
     """Training states of a run, oldest first."""
     return sorted(run.glob("training-state-*.pt"))

@@ -23,6 +23,8 @@ from training.step import Step
 from training.stopping import StopRequest
 from training.system import System
 
+STATE_EVERY_SEC = 600.0  # between two snapshots a state is saved at the first tick after this: what a crash may cost
+
 
 def training_loop(
     run: Path,  # where everything is written
@@ -69,6 +71,7 @@ def training_loop(
     preview = Preview(source, system.networks["G"].z_dim)
     exemplars = None
     tick_start, tick_start_nimg = time.monotonic(), cur_nimg
+    last_state = tick_start
 
     with Progress(run, loop.kimg, cur_nimg) as progress, StopRequest(loop.minutes) as stop:
         progress.say(f"{'Continuing at' if resume_from else 'Training from'} {cur_nimg / 1000:.1f} kimg in {run}")
@@ -121,16 +124,19 @@ def training_loop(
                 progress.say(tick_line(stats))
 
             # Save: a sheet and a snapshot for people, a state for the next start.
-            if end is not None or cur_nimg // tick_nimg % loop.snap == 0:
+            kimg = f"{cur_nimg // 1000:06d}"
+            due = end is not None or cur_nimg // tick_nimg % loop.snap == 0
+            if due:
                 if exemplars is None:
                     exemplars = source.exemplars(num_exemplars)
                 networks = {name: network.state_dict() for name, network in system.networks.items()}
                 snapshot = Snapshot(recipe, networks | {"G_ema": ema.state_dict()}, exemplars, cur_nimg)
-                at = {"cur_nimg": cur_nimg, "num_steps": num_steps, "total_sec": total_sec}
-                kimg = f"{cur_nimg // 1000:06d}"
                 preview.save_fakes(run / f"fakes{kimg}.png", ema.average)
                 save_snapshot(run / f"network-snapshot-{kimg}.pt", snapshot)
+            if due or now - last_state > STATE_EVERY_SEC:
+                at = {"cur_nimg": cur_nimg, "num_steps": num_steps, "total_sec": total_sec}
                 save_state(run / f"training-state-{kimg}.pt", members, at)
+                last_state = now
             tick_start, tick_start_nimg = time.monotonic(), cur_nimg
 
         progress.say(f"Ended at {cur_nimg / 1000:.1f} of {loop.kimg:g} kimg ({end}); everything is saved in {run}")
