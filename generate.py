@@ -1,7 +1,7 @@
 """Generate images with a trained model: a row per condition, a column per seed, and a sheet of all.
 
 \b
-    python generate.py --network=runs/00000-digits-instance-tiny-batch32/network-snapshot-000200.pt --seeds=0-7
+    python generate.py --network=runs/00000-digits-instance-tiny-batch16/network-snapshot-000036.pt --seeds=0-7
     python generate.py --network=... --instance-feats=datasets/digits.instances/features.npy --rows=0,5-9
     python generate.py --network=... --instance-images a.png b.png
 """

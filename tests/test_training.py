@@ -74,6 +74,7 @@ def test_a_run_leaves_what_was_promised(patterns_zip: Path, tmp_path: Path, cond
     run = only_run(tmp_path / "runs")
     assert run.name == f"00000-patterns-{cond}-tiny-batch8"
     names = {file.name for file in run.iterdir() if not file.name.startswith("events")}
+    assert list(run.glob("events.out.tfevents.*"))  # TensorBoard is installed with the tests
     assert names == {
         "training_options.json",
         "log.txt",

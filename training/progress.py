@@ -29,7 +29,7 @@ class Progress:
         self.run = run
         self._console = rich.console.Console(highlight=False, soft_wrap=True)
         self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.completed:.1f}/{task.total:.0f} kimg"),
+            rich.progress.TextColumn("{task.completed:.1f}/{task.total:g} kimg"),
             rich.progress.BarColumn(),
             rich.progress.TimeElapsedColumn(),
             rich.progress.TextColumn("left"),
