@@ -41,7 +41,7 @@ def test_seeds_alone_are_enough_for_every_model(trained: dict[str, Path], tmp_pa
     assert result.exit_code == 0, result.output
     assert len(written(tmp_path)) == rows * 3 + 1
     explained = 0 if cond == "none" else 64 + 32
-    assert pixels(tmp_path / "sheet.png").shape == (rows * 64, 3 * 64 + explained)
+    assert pixels(tmp_path / "sheet.png").shape == ((rows * 9 - 1) * 8, 3 * 64 + explained)
     assert f"{rows * 3} images" in result.output
 
 
@@ -85,7 +85,7 @@ def test_images_condition_like_their_own_features(trained: dict[str, Path], tmp_
         assert abs(one - other).max() <= 1  # the feature is computed again: a last bit may differ
     sheet = pixels(tmp_path / "images" / "sheet.png")
     assert np.array_equal(sheet[:64:8, :64:8], images[3])
-    assert np.array_equal(sheet[64::8, :64:8], images[8])
+    assert np.array_equal(sheet[72::8, :64:8], images[8])
 
 
 def test_data_shows_the_images_of_feature_rows(trained: dict[str, Path], tmp_path: Path) -> None:

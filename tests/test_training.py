@@ -91,7 +91,7 @@ def test_a_run_leaves_what_was_promised(patterns_zip: Path, tmp_path: Path, cond
     assert set(snapshot.networks) == {"G", "D", "G_ema"}
     columns = 8 + (0 if cond == "none" else 4)
     with PIL.Image.open(run / "fakes000001.png") as sheet:
-        assert sheet.size == (columns * 64 + (0 if cond == "none" else 32), 8 * 64)
+        assert sheet.size == (columns * 64 + (0 if cond == "none" else 32), (8 * 9 - 1) * 8)
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert [line["Progress/kimg"]["mean"] for line in lines] == [0.4, 0.8, 1.0]
     assert {"num", "mean", "std"} == set(lines[0]["Loss/G/loss"])
@@ -109,7 +109,7 @@ def test_fakes_show_the_instance_and_its_neighbours(patterns_zip: Path, tmp_path
         sheet = np.asarray(picture)
     real_tiles = {image.tobytes() for image in pattern_images(40)[0]}
     for row in range(8):
-        shown = [sheet[row * 64 : row * 64 + 64 : 8, col * 64 : col * 64 + 64 : 8] for col in range(4)]
+        shown = [sheet[row * 72 : row * 72 + 64 : 8, col * 64 : col * 64 + 64 : 8] for col in range(4)]
         assert all(tile.tobytes() in real_tiles for tile in shown)
         quarters = [
             np.argmax([tile[:4, :4].sum(), tile[:4, 4:].sum(), tile[4:, :4].sum(), tile[4:, 4:].sum()])

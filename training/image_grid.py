@@ -7,7 +7,7 @@ import torch
 
 from torch_utils.files import atomic_write
 
-GAP, BACKGROUND = 4, 255  # pixels between the explaining images and the samples; white
+GAP, ROW_GAP, BACKGROUND = 4, 1, 255  # pixels between explaining images and samples, and between rows; white
 SMALLEST_SHOWN = 64  # pixels; smaller images are enlarged on a sheet by a whole factor
 
 
@@ -33,9 +33,10 @@ def sheet(samples: torch.Tensor, explaining: torch.Tensor | None = None) -> torc
 
 
 def _tile(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [rows, columns, C, H, W] -> [C, rows * H, columns * W]."""
+    """uint8 [rows, columns, C, H, W] -> [C, rows * (H + ROW_GAP) - ROW_GAP, columns * W]."""
+    images = torch.nn.functional.pad(images, (0, 0, 0, ROW_GAP), value=BACKGROUND)
     rows, columns, channels, height, width = images.shape
-    return images.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+    return images.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)[:, :-ROW_GAP]
 
 
 def sheet_scale(resolution: int) -> int:
