@@ -5,6 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torchvision
 from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
 
 import generate
@@ -198,3 +199,26 @@ def test_damaged_snapshots_are_refused(trained: dict[str, Path], tmp_path: Path,
     config["system"] = "biggan9"
     torch.save(content | {"config": json.dumps(config)}, tmp_path / "unknown.pt")
     assert "system 'biggan9'" in refused(generate.main, f"--network={tmp_path / 'unknown.pt'}")
+
+
+@pytest.mark.slow
+def test_a_pretrained_extractor_from_training_to_an_image(tmp_path: Path, refused: Refused) -> None:
+    """resnet50 with a local file: the snapshot remembers which file, and asks for it when an image needs it."""
+    weights = tmp_path / "resnet.pth"
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), weights)
+    images, _ = pattern_images(6)
+    data = write_zip(tmp_path / "six.zip", images)
+    flags = [*TINY_RUN, f"--data={data}", "--cond=instance", "--k=2", "--minutes=0.0001", "--extractor=resnet50"]
+    assert invoke(train.main, *flags, f"--extractor-weights={weights}", f"--outdir={tmp_path / 'runs'}").exit_code == 0
+    (snapshot,) = tmp_path.glob("runs/*/network-snapshot-000000.pt")
+    PIL.Image.fromarray(images[4]).save(tmp_path / "4.png")
+    common = [f"--network={snapshot}", "--seeds=0", "--instance-images", tmp_path / "4.png"]
+    message = refused(generate.main, *common)
+    assert "resnet.pth" in message
+    assert "--extractor-weights=FILE" in message
+    chosen = [*common, f"--extractor-weights={weights}", f"--outdir={tmp_path / 'image'}"]
+    assert invoke(generate.main, *chosen).exit_code == 0
+    assert invoke(generate.main, *common[:2], "--rows=4", f"--outdir={tmp_path / 'row'}").exit_code == 0
+    one, other = (pixels(next((tmp_path / kind).glob("*seed0000.png"))).astype(int) for kind in ("image", "row"))
+    assert abs(one - other).max() <= 1
