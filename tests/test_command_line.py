@@ -100,7 +100,7 @@ def test_group_offers_the_nearest_command() -> None:
     @tools.command()
     def convert() -> None: ...
 
-    assert "Did you mean 'convert'?" in invoke(tools, "covert").stderr
+    assert "Did you mean 'convert'?" in invoke(tools, "converts").stderr
     empty = invoke(tools)
     assert (empty.exit_code, empty.stderr) == (2, "Error: no command given; there are: convert (and --help)\n")
 
