@@ -65,10 +65,9 @@ def from_features(model: Model, path: Path, chosen: Sequence[int] | None, data: 
         raise UserError(f"--instance-feats={path}: this model is not conditioned on instances; leave it out")
     try:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"--instance-feats={path} can't be read ({error}); expected a .npy file of [N, {h_dim}]"
-        ) from None
+    except (OSError, ValueError, EOFError):
+        there = "can't be read as a .npy file" if path.exists() else "does not exist"
+        raise UserError(f"--instance-feats={path} {there}; expected floating-point rows [N, {h_dim}]") from None
     if not isinstance(features, np.ndarray) or features.dtype.kind != "f" or features.ndim not in (1, 2):
         raise UserError(f"--instance-feats={path}: expected a .npy file of floating-point rows [N, {h_dim}]")
     features = features.reshape(-1, features.shape[-1])
