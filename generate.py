@@ -15,7 +15,7 @@ import click
 import torch
 
 from stylegan2_icgan.conditioning import Rows, from_exemplars, from_features, from_images, with_class
-from stylegan2_icgan.models import Model, load_model
+from stylegan2_icgan.models import load_model
 from torch_utils.command_line import Command, NearestChoice, Ranges, UserError, Words
 from torch_utils.misc import keep_large_buffers, pick_device
 from training.image_grid import save_png, sheet, sheet_scale
@@ -66,10 +66,11 @@ def main(
     else:
         table = from_exemplars(model, rows)
     table = with_class(model, table, label)
+    generator = model.generator  # built here, once the flags are known to fit it, and before anything is written
 
     try:
         outdir.mkdir(parents=True, exist_ok=True)
-        samples = write_images(model, table, seeds, outdir, trunc, trunc_cutoff, noise_mode)
+        samples = write_images(generator, table, seeds, outdir, trunc, trunc_cutoff, noise_mode)
         explaining = table.images.unsqueeze(1) if len(table.images) else None
         save_png(sheet(samples, explaining), outdir / "sheet.png", sheet_scale(model.recipe.shape.img_resolution))
     except OSError as error:
@@ -78,7 +79,13 @@ def main(
 
 
 def write_images(
-    model: Model, table: Rows, seeds: list[int], outdir: Path, trunc: float, trunc_cutoff: int | None, noise_mode: str
+    generator: torch.nn.Module,
+    table: Rows,
+    seeds: list[int],
+    outdir: Path,
+    trunc: float,
+    trunc_cutoff: int | None,
+    noise_mode: str,
 ) -> torch.Tensor:
     """Write a PNG per row and seed; uint8 [rows, seeds, C, H, W].
 
@@ -89,8 +96,8 @@ def write_images(
         for seed in seeds:
             seed_everything(seed, zlib.crc32(name.encode()))  # for --noise-mode=random
             image = sample_images(
-                model.generator,
-                z_from_seeds([seed], model.generator.z_dim),
+                generator,
+                z_from_seeds([seed], generator.z_dim),
                 table.condition[row : row + 1],
                 truncation_psi=trunc,
                 truncation_cutoff=trunc_cutoff,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,36 @@ def make_system(recipe: Recipe, seed: int) -> System:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained generator (the average of `G`, float32, eval mode) and what it came with."""
+    """A snapshot in use; the network is built when it is first asked for, so that flags can be checked before."""
 
-    generator: torch.nn.Module
-    recipe: Recipe
-    exemplars: Exemplars
-    cur_nimg: int
+    path: Path
+    snapshot: Snapshot
+    device: torch.device
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.snapshot.recipe
+
+    @property
+    def exemplars(self) -> Exemplars:
+        return self.snapshot.exemplars
+
+    @cached_property
+    def generator(self) -> torch.nn.Module:
+        """The average of `G`: float32, eval mode, no gradients.
+
+        Raises:
+            UserError: weights that do not fit what the file says it is.
+        """
+        kind = SYSTEMS[self.recipe.system]
+        try:
+            options = from_json(kind.options, self.recipe.options, f"--network={self.path}")
+            generator = kind.networks["G"](options, self.recipe.shape)
+            generator.load_state_dict(self.snapshot.networks["G_ema"])
+        except (RuntimeError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"--network={self.path}: its weights do not fit its own description ({reason})") from None
+        return generator.eval().requires_grad_(False).to(self.device)
 
     def features(self, images: Sequence[Path], weights: Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """h of images, by the extractor the model was trained with.
@@ -48,8 +73,8 @@ class Model:
         """
         if not self.exemplars.extractor:
             raise UserError("--instance-images: this model is not conditioned on instances; leave it out")
-        shape, device = self.recipe.shape, next(self.generator.parameters()).device
-        extractor = restore_extractor(self.exemplars.extractor, self.exemplars.extractor_state, weights, device)
+        shape = self.recipe.shape
+        extractor = restore_extractor(self.exemplars.extractor, self.exemplars.extractor_state, weights, self.device)
         how = self.exemplars.extractor["images"]  # as the data set was converted; its defaults where it does not say
         transform = how.get("transform", "center-crop")
         try:
@@ -72,22 +97,13 @@ class Model:
 
 
 def load_model(path: str | Path, device: torch.device) -> Model:
-    """The generator of a snapshot.
+    """The model in a snapshot.
 
     Raises:
-        UserError: missing, damaged or foreign file; weights that do not fit what the file says it is.
+        UserError: missing, damaged or foreign file, or a system this version does not have.
     """
-    snapshot: Snapshot = load_snapshot(path)
-    recipe = snapshot.recipe
-    if recipe.system not in SYSTEMS:
-        raise UserError(f"--network={path} is of system {recipe.system!r}; this version has {', '.join(SYSTEMS)}")
-    kind = SYSTEMS[recipe.system]
-    try:
-        options = from_json(kind.options, recipe.options, f"--network={path}")
-        generator = kind.networks["G"](options, recipe.shape)
-        generator.load_state_dict(snapshot.networks["G_ema"])
-    except (RuntimeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"--network={path}: its weights do not fit its own description ({reason})") from None
-    generator.eval().requires_grad_(False).to(device)
-    return Model(generator, recipe, snapshot.exemplars, snapshot.cur_nimg)
+    snapshot = load_snapshot(path)
+    if snapshot.recipe.system not in SYSTEMS:
+        there = ", ".join(SYSTEMS)
+        raise UserError(f"--network={path} is of system {snapshot.recipe.system!r}; this version has {there}")
+    return Model(Path(path), snapshot, device)

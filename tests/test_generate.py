@@ -135,7 +135,10 @@ def test_any_class_can_be_asked_for_though_few_are_stored(tmp_path: Path) -> Non
         assert f"class{label:05d}-seed0001.png" in written(tmp_path / str(label))
 
 
-def test_wrong_input_is_refused(trained: dict[str, Path], tmp_path: Path, refused: Refused) -> None:
+def test_wrong_input_is_refused(
+    trained: dict[str, Path], tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stylegan2_icgan.models.from_json", lambda *args: pytest.fail("a network was built"))
     store = trained["data"].with_name("patterns.instances")
     outdir = f"--outdir={tmp_path / 'out'}"
     net = [f"--network={trained['instance']}", outdir]
