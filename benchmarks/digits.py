@@ -26,8 +26,8 @@ import torch
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
 from metrics.precision_recall import precision_recall
-from stylegan2_icgan.instances import default_folder, open_store
 from stylegan2_icgan.models import load_model
+from stylegan2_icgan.store import default_folder, open_store
 from torch_utils.command_line import Command, Ranges, UserError
 from torch_utils.files import atomic_write
 from training.condition import Condition

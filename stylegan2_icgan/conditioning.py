@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from stylegan2_icgan.features import normalise
-from stylegan2_icgan.instances import MANIFEST, read_extractor_state, read_manifest
 from stylegan2_icgan.models import Model
+from stylegan2_icgan.store import MANIFEST, read_extractor_state, read_manifest
 from torch_utils.command_line import UserError
 from training.condition import Condition
 from training.dataset import ImageFolderDataset

@@ -6,7 +6,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from stylegan2_icgan.instances import InstanceDataset, ensure_store
+from stylegan2_icgan.instances import InstanceDataset
+from stylegan2_icgan.making import ensure_store
 from stylegan2_icgan.options import TrainingOptions
 from torch_utils.command_line import UserError
 from training.dataset import ImageFolderDataset, LabelledSource, SampleSource

@@ -8,7 +8,7 @@ import torchvision
 from conftest import write_zip
 
 from stylegan2_icgan.features import PcaExtractor, ResNet50Extractor, fit_extractor, load_weights, restore_extractor
-from stylegan2_icgan.instances import ensure_store
+from stylegan2_icgan.making import ensure_store
 from torch_utils.command_line import UserError
 from training.dataset import ImageFolderDataset
 

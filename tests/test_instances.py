@@ -10,7 +10,9 @@ import pytest
 import torch
 from conftest import pattern_images, write_zip
 
-from stylegan2_icgan.instances import InstanceDataset, ensure_store, open_store
+from stylegan2_icgan.instances import InstanceDataset
+from stylegan2_icgan.making import ensure_store
+from stylegan2_icgan.store import open_store
 from torch_utils.command_line import UserError
 from training.dataset import Draws, ImageFolderDataset
 from training.loading import fake_draws, real_draws
@@ -143,7 +145,7 @@ def test_store_of_a_subset_knows_the_subset_only(patterns_zip: Path) -> None:
 def test_store_is_not_there_after_a_kill_in_the_middle(patterns_zip: Path) -> None:
     """Kill -9 while neighbours are computed: no half-written store keeps the next start from making a whole one."""
     code = (
-        "import os, sys, stylegan2_icgan.instances as m\n"
+        "import os, sys, stylegan2_icgan.making as m\n"
         "from training.dataset import ImageFolderDataset\n"
         "m.nearest_neighbours = lambda *args: os.kill(os.getpid(), 9)\n"
         "m.ensure_store(ImageFolderDataset(sys.argv[1]), k=3)\n"
