@@ -1,34 +1,30 @@
-"""Make a data set for training: any folder or zip of images -> one zip of PNG files and a `dataset.json`.
+"""Make a data set for training: images in any of a dozen formats -> one zip of PNG files and a `dataset.json`.
 
     python dataset_tool.py convert --source photos/ --dest datasets/photos.zip --resolution 64
+    python dataset_tool.py convert --source NotoColorEmoji.ttf --dest datasets/emoji.zip --resolution 64
     python dataset_tool.py digits
 
 The zip holds stored (not deflated) members `00000/img00000123.png`, all of one square size and one number of channels,
 and at its end `dataset.json`:
     labels         [[name, class number], ...], or null
-    num_classes    0 without labels; class_names: the folders they came from, or null
-    resolution, channels, transform, filter, pad_color, background: what was done
+    num_classes    0 without labels; class_names: the folders they came from, or null; class_counts: images of each
+    resolution, channels, transform, crop, filter, pad_color, background: what was done
+    format, split  what the source was read as; source_hash: SHA-256 over checksums and names of what was read
+    attributes     {name: {attribute: value}}: what else the source says about an image (domain, subgroup, ...)
     sources        {name: file it was made from}; source_sizes {name: [width, height]}, upright
     refused        {file: reason}: images that could not be used
-    attribution, license: passed on from the dataset.json of the source, where it has them
-The same input gives the same bytes, whatever the number of workers.
+    attribution, license: passed on from the source, where it has them
+The same input gives the same bytes, whatever the number of workers, and however often the work was interrupted.
+docs/datasets.md has every format.
 """
 
 import contextlib
-import json
-import multiprocessing
 import os
 import re
-import signal
-import sys
 import time
-import zipfile
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
@@ -37,13 +33,23 @@ from PIL import Image, ImageColor
 from torch_utils import images
 from torch_utils.command_line import Command, Group, NearestChoice, UserError
 from torch_utils.files import atomic_write, format_time
-from training.image_source import Labels, Source, SourceFile, count_text, decide_labels, open_source, shown
+from training.conversion import (
+    MAX_RESOLUTION,
+    MIN_RESOLUTION,
+    Recipe,
+    describe,
+    is_valid_side,
+    make_report,
+    nearest_sides,
+    partial_key,
+    write_images,
+)
+from training.formats import FORMATS, SourceOptions, open_format
+from training.image_source import Source, count_text, shown
+from training.labelling import decide_labels, select_files
+from training.partial_zip import DatasetWriter, PartialZip, report_path
 
-FILES_PER_TASK = 8  # with 2 tasks per worker on their way, at most 16 converted images per worker are in memory
-MIN_FILES_PER_WORKER = 64  # a process takes half a second to start
-REPORT_INTERVAL_SEC = 10  # between two lines of progress where there is no terminal
 MAX_REFUSED_LINES = 20
-MIN_RESOLUTION, MAX_RESOLUTION = 8, 8192  # the networks begin at 4x4 and double at least once
 
 DIGITS_CREDITS = {
     "attribution": (
@@ -56,186 +62,7 @@ DIGITS_CREDITS = {
 }
 
 
-# -- Images ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What happens to every image. channels: 'grey', 'rgb', or 'auto': grey as long as the image has no colour."""
-
-    resolution: int | None
-    channels: str
-    transform: str
-    resize_filter: str
-    pad_color: images.Color
-    background: images.Color
-
-
-class Converted(NamedTuple):
-    """One image in its new form, or the reason why it was refused."""
-
-    name: str  # in the source
-    png: bytes = b""
-    side: int = 0  # pixels
-    source_size: tuple[int, int] = (0, 0)  # width, height, upright
-    has_color: bool = False  # told only with recipe.channels='auto'
-    reason: str = ""
-
-
-def convert_file(file: SourceFile, recipe: Recipe) -> Converted:
-    """Read, decode, make square, resize and encode one image."""
-    try:
-        image = images.decode_image(file.read(), recipe.background)
-        source_size = image.size
-        if recipe.channels != "auto":
-            image = image.convert("L" if recipe.channels == "grey" else "RGB")
-        image = images.make_square(image, recipe.resolution, recipe.transform, recipe.resize_filter, recipe.pad_color)
-    except images.ImageRefused as refusal:
-        return Converted(file.name, reason=str(refusal))
-    has_color = recipe.channels == "auto" and not images.is_grey(image)
-    image = image.convert("RGB" if has_color or recipe.channels == "rgb" else "L")
-    return Converted(file.name, images.encode_png(image), image.width, source_size, has_color)
-
-
-def _convert_task(files: Sequence[SourceFile], recipe: Recipe) -> list[Converted]:
-    return [convert_file(file, recipe) for file in files]
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def convert_files(files: Sequence[SourceFile], recipe: Recipe, workers: int) -> Iterator[Converted]:
-    """Convert in `workers` processes (1: in this one). The results come in the order of the files."""
-    if workers == 1:
-        yield from (convert_file(file, recipe) for file in files)
-        return
-    spawn = multiprocessing.get_context("spawn")  # forking a process that has threads can hang
-    pool = ProcessPoolExecutor(workers, spawn, initializer=_leave_interrupts_to_parent)
-    tasks: deque[Future[list[Converted]]] = deque()
-    try:
-        for start in range(0, len(files), FILES_PER_TASK):
-            # A worker is born with Ctrl-C blocked, as this thread has it here, until its initializer ignores it.
-            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            tasks.append(pool.submit(_convert_task, files[start : start + FILES_PER_TASK], recipe))
-            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-            if len(tasks) == 2 * workers:
-                yield from tasks.popleft().result()
-        while tasks:
-            yield from tasks.popleft().result()
-    except BrokenExecutor:
-        raise UserError(f"--workers={workers}: a worker was killed, perhaps for want of memory; use fewer") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def with_progress(results: Iterator[Converted], total: int) -> Generator[Converted]:
-    """Pass the results on; a bar on a terminal, now and then a line elsewhere."""
-    if sys.stdout.isatty():
-        from rich.progress import track
-
-        yield from track(results, "Converting", total)
-        return
-    start_time = last_time = time.monotonic()
-    for count, result in enumerate(results, start=1):
-        yield result
-        now = time.monotonic()
-        if now - last_time >= REPORT_INTERVAL_SEC and count < total:
-            last_time, speed = now, count / (now - start_time)
-            left = format_time((total - count) / speed)
-            click.echo(f"{count:,} of {total:,} images, {speed:.0f} images/s, {left} left")
-
-
-# -- The zip -----------------------------------------------------------------------------------------------------------
-
-
-class DatasetWriter:
-    """Writes the images in order, then dataset.json; its bytes depend on nothing else. Close it in any case."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        stream.seek(0)
-        stream.truncate()
-        self._zip = zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED)
-        self._num_images = 0
-
-    def add(self, png: bytes) -> str:
-        """Write one image; returns its name."""
-        number = f"{self._num_images:08d}"
-        name = f"{number[:5]}/img{number}.png"
-        self._write(name, png)
-        self._num_images += 1
-        return name
-
-    def finish(self, metadata: dict[str, Any]) -> None:
-        """Write dataset.json."""
-        self._write("dataset.json", json.dumps(metadata, separators=(",", ":")).encode())
-
-    def close(self) -> None:
-        self._zip.close()
-
-    def _write(self, name: str, data: bytes) -> None:
-        info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-        info.create_system = 3  # Unix, on every system
-        info.external_attr = 0o644 << 16
-        self._zip.writestr(info, data)
-
-
-@dataclass
-class Outcome:
-    """What became of the images."""
-
-    sources: dict[str, str] = field(default_factory=dict)  # name in the zip -> name in the source
-    source_sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # name in the zip -> width, height
-    refused: dict[str, str] = field(default_factory=dict)  # name in the source -> reason
-    side: int = 0  # pixels
-    has_color: bool = False  # told only with recipe.channels='auto': unfinished, start again in RGB
-
-
-def write_images(writer: DatasetWriter, results: Iterator[Converted], recipe: Recipe) -> Outcome:
-    """Write converted images as they come; with `recipe.channels` 'auto', up to the first one that has colour."""
-    outcome = Outcome()
-    first = ""
-    for result in results:
-        if result.reason:
-            outcome.refused[result.name] = result.reason
-            continue
-        size = f"{shown(result.name)} is {result.side}x{result.side} after --transform={recipe.transform}"
-        first, outcome.side = first or size, outcome.side or result.side
-        remedy = f"give --resolution={nearest_sides(outcome.side)}"
-        if not is_valid_side(outcome.side):
-            raise UserError(f"{size}; expected a power of two from {MIN_RESOLUTION} to {MAX_RESOLUTION}: {remedy}")
-        if result.side != outcome.side:
-            raise UserError(f"{first}, but {size}; expected one size for all: {remedy}")
-        if result.has_color:
-            outcome.has_color = True
-            return outcome
-        name = writer.add(result.png)
-        outcome.sources[name] = result.name
-        outcome.source_sizes[name] = result.source_size
-    return outcome
-
-
-def describe(source: Source, labels: Labels, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
-    """The content of dataset.json. Credits are passed on, as licences demand."""
-    table = None
-    if labels.by_name is not None:
-        table = [[name, labels.by_name[original]] for name, original in outcome.sources.items()]
-    credits = {key: value for key, value in (source.metadata or {}).items() if key in DIGITS_CREDITS}
-    return {
-        "labels": table,
-        "num_classes": labels.num_classes,
-        "class_names": labels.class_names,
-        "resolution": outcome.side,
-        "channels": 3 if recipe.channels == "rgb" else 1,
-        "transform": recipe.transform,
-        "filter": recipe.resize_filter,
-        "pad_color": recipe.pad_color if recipe.transform == "pad" else None,
-        "background": recipe.background,
-        **credits,
-        "sources": outcome.sources,
-        "source_sizes": outcome.source_sizes,
-        "refused": source.refused | outcome.refused,
-    }
+# -- The destination ---------------------------------------------------------------------------------------------------
 
 
 def check_destination(dest: Path, overwrite: bool) -> None:
@@ -249,27 +76,19 @@ def check_destination(dest: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def open_destination(dest: Path) -> Iterator[IO[bytes]]:
-    """The file to write, under its final name only when the block ends well. Missing folders are made."""
+def open_destination(dest: Path) -> Iterator[None]:
+    """Make missing folders; what can't be written in the block becomes one line."""
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(dest) as stream:
-            yield stream
+        yield
     except OSError as error:
-        raise UserError(f"--dest={dest} can't be written ({error.strerror or error}); choose another place") from None
+        raise UserError(
+            f"--dest={dest} can't be written ({error.strerror or error}); choose another place, or make room and give "
+            "the same command again"
+        ) from None
 
 
 # -- Command lines -----------------------------------------------------------------------------------------------------
-
-
-def is_valid_side(side: int) -> bool:
-    return MIN_RESOLUTION <= side <= MAX_RESOLUTION and side & (side - 1) == 0
-
-
-def nearest_sides(side: int) -> str:
-    """'64', or '64 or 128' for a side between these powers of two."""
-    below = 1 << (min(max(side, MIN_RESOLUTION), MAX_RESOLUTION).bit_length() - 1)
-    return f"{below} or {2 * below}" if below < side < MAX_RESOLUTION else f"{below}"
 
 
 class Resolution(click.ParamType):
@@ -304,14 +123,25 @@ class ColorName(click.ParamType):
             self.fail(f"{value!r} is no colour; expected for example black, white or '#ff8000'.", param, ctx)
 
 
-def report(source: Source, dest: Path, metadata: dict[str, Any], wall_sec: float) -> None:
+class Objects(click.ParamType):
+    """3-8: fewest and most."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d{1,6})-(\d{1,6})", str(value))
+        if not match or int(match[1]) > int(match[2]):
+            self.fail(f"{value!r}; expected the fewest and the most objects, for example 3-8.", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+def report(source: Source, dest: Path, metadata: dict[str, Any], num_converted: int, wall_sec: float) -> None:
     """Say what was refused, skipped and made."""
     refused, side = metadata["refused"], metadata["resolution"]
     for name, reason in list(refused.items())[:MAX_REFUSED_LINES]:
         click.echo(f"Refused {shown(name)}: {reason}", err=True)
     if len(refused) > MAX_REFUSED_LINES:
-        rest = len(refused) - MAX_REFUSED_LINES
-        click.echo(f'Refused {rest:,} more; all are listed under "refused" in the dataset.json of {dest}', err=True)
+        click.echo(f"Refused {len(refused) - MAX_REFUSED_LINES:,} more; all are in {report_path(dest)}", err=True)
     if source.skipped:
         click.echo(f"Skipped {source.skipped.total():,} other files ({count_text(source.skipped)}).")
     num_images, kind = len(metadata["sources"]), "grey" if metadata["channels"] == 1 else "RGB"
@@ -320,7 +150,7 @@ def report(source: Source, dest: Path, metadata: dict[str, Any], wall_sec: float
     click.echo(
         f"Wrote {dest}: {num_images:,} images, {side}x{side}, {kind}, {metadata['num_classes']} classes; "
         f"{len(refused):,} refused, {num_enlarged:,} enlarged from a smaller size; "
-        f"{dest.stat().st_size / 2**20:.1f} MiB, {format_time(wall_sec)}, {num_images / wall_sec:.0f} images/s."
+        f"{dest.stat().st_size / 2**20:.1f} MiB, {format_time(wall_sec)}, {num_converted / wall_sec:.0f} images/s."
     )
 
 
@@ -334,8 +164,21 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace --des
 
 
 @main.command(cls=Command, context_settings={"show_default": True})
-@click.option("--source", type=PATH, required=True, metavar="DIR|ZIP", help="Folder, with its sub-folders, or zip.")
+@click.option("--source", type=PATH, required=True, metavar="PATH", help="Folder, zip, archive, parquet file or font.")
 @click.option("--dest", type=PATH, required=True, metavar="ZIP", help="What to write; missing folders are made.")
+@click.option(
+    "--format", "form", type=NearestChoice(["auto", *sorted(FORMATS)]), default="auto", help="See docs/datasets.md."
+)
+@click.option("--split", metavar="NAME", help="train, val, test, where the format has several.  [default: train]")
+@click.option("--list", "list_file", type=PATH, metavar="FILE", help="ImageNet: lines of name and label.")
+@click.option("--objects", type=Objects(), metavar="A-B", help="COCO: only images with A to B objects, such as 3-8.")
+@click.option(
+    "--min-object-area",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="X",
+    help="COCO: a box that covers no more than this part of the image is no object, such as 0.02.",
+)
+@click.option("--emoji-list", type=PATH, metavar="FILE", help="Font: Unicode's emoji-test.txt.")
 @click.option(
     "--resolution", type=Resolution(), metavar="N", help="Side, a power of two: 64 or 64x64.  [default: kept]"
 )
@@ -346,7 +189,9 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace --des
 @click.option("--channels", type=NearestChoice(["auto", "grey", "rgb"]), default="auto", help="auto: grey if all are.")
 @click.option("--pad-color", type=ColorName(), metavar="COLOR", help="Bars of --transform=pad.  [default: black]")
 @click.option("--background", type=ColorName(), metavar="COLOR", default="white", help="Behind transparent pixels.")
-@click.option("--labels", type=NearestChoice(["auto", "folders", "none"]), default="auto", help="See above.")
+@click.option("--labels", default="auto", metavar="auto|folders|none|ATTRIBUTE", help="See above.")
+@click.option("--only", multiple=True, metavar="ATTRIBUTE=A,B", help="Images with one of these values; repeatable.")
+@click.option("--skip", multiple=True, metavar="ATTRIBUTE=A,B", help="Images without these values; repeatable.")
 @click.option("--max-images", type=click.IntRange(min=1), metavar="N", help="At most N, spread over the sorted names.")
 @click.option(
     "--workers",
@@ -357,9 +202,17 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace --des
     help="Processes; they do not change the result.",
 )
 @overwrite_option
+@click.pass_context
 def convert(
+    ctx: click.Context,
     source: Path,
     dest: Path,
+    form: str,
+    split: str | None,
+    list_file: Path | None,
+    objects: tuple[int, int] | None,
+    min_object_area: float | None,
+    emoji_list: Path | None,
     resolution: int | None,
     transform: str,
     resize_filter: str,
@@ -367,13 +220,16 @@ def convert(
     pad_color: images.Color | None,
     background: images.Color,
     labels: str,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
     max_images: int | None,
     workers: int,
     overwrite: bool,
 ) -> None:
-    """Convert a folder or zip of images.
+    """Convert a folder or zip of images, or a data set in one of the known formats.
 
-    An image that can't be used is named with the reason and left out; the others are converted.
+    An image that can't be used is named with the reason and left out; the others are converted. All of them are listed
+    in NAME.convert-report.json beside the zip. When it is interrupted, the same command goes on where it was.
 
     \b
     --transform, how a picture becomes square:
@@ -384,10 +240,12 @@ def convert(
 
     \b
     --labels, where the classes come from:
-      auto         a dataset.json in the source; else its top-level folders
-                   are the classes if every image lies in one of at least two
+      auto         what the format says, or a dataset.json in the source; else
+                   its top-level folders are the classes if every image lies
+                   in one of at least two
       folders      the top-level folders, or an error
       none         no labels
+      ATTRIBUTE    the values of an attribute, such as subgroup or domain
     """
     start_time = time.monotonic()
     if pad_color is not None and transform != "pad":
@@ -400,35 +258,38 @@ def convert(
         raise UserError(f"--dest={dest} is --source itself; give another name")
     check_destination(dest, overwrite)
 
-    # Find the images and their labels.
-    found = open_source(source)
+    # Find the images and their labels, and choose.
+    source_options = SourceOptions(split, list_file, objects, min_object_area, emoji_list, resolution, background)
+    found, sentence = open_format(source, form, source_options)
+    if sentence:
+        click.echo(sentence)
     decided = decide_labels(found, labels)
-    files = found.files
+    files = select_files(found, decided, only, skip)
     if max_images is not None and max_images < len(files):
         files = [files[i * len(files) // max_images] for i in range(max_images)]
-    click.echo(f"Found {len(found.files):,} images in {source}, converting {len(files):,}.")
+    of_split = f" ({found.split})" if found.split else ""
+    click.echo(f"Found {len(found.files):,} images in {source}{of_split}, converting {len(files):,}.")
     click.echo(f"Labels: {decided.decision}.")
 
-    # Convert. 'auto' hopes for grey and starts again in RGB when an image has colour, most often before it began.
+    # Convert, from where an earlier call was interrupted, if it was.
     recipe = Recipe(resolution, channels, transform, resize_filter, pad_color or images.BLACK, background)
-    workers = min(workers, 1 + len(files) // MIN_FILES_PER_WORKER)
-    attempts = [recipe, replace(recipe, channels="rgb")]
-    if convert_file(files[0], recipe).has_color:
-        attempts.pop(0)
-    with open_destination(dest) as stream:
-        for attempt in attempts:
-            results = with_progress(convert_files(files, attempt, workers), len(files))
-            with contextlib.closing(results), contextlib.closing(DatasetWriter(stream)) as writer:
-                outcome = write_images(writer, results, attempt)
-                metadata = describe(found, decided, attempt, outcome)
-                writer.finish(metadata)
-            if not outcome.has_color:
-                break
-        if not outcome.sources:
-            name, reason = next(iter(outcome.refused.items()))
-            none = f"none of its {len(files):,} images can be used"
-            raise UserError(f"--source={source}: {none}; the first, {shown(name)}: {reason}")
-    report(found, dest, metadata, time.monotonic() - start_time)
+    given = {param.opts[-1]: ctx.params[param.name] for param in ctx.command.params if param.name in ctx.params}
+    options = {flag: value for flag, value in given.items() if flag not in ("--dest", "--workers", "--overwrite")}
+    options |= {flag: str(value) for flag, value in options.items() if isinstance(value, Path)}
+    key = partial_key(found, files, options)
+    with open_destination(dest), PartialZip(dest, key) as partial:
+        if partial.thrown_away:
+            click.echo("Starting anew: what an interrupted call left was of other options or another source.")
+        try:
+            outcome, attempt = write_images(partial, found, files, recipe, workers, click.echo)
+        except KeyboardInterrupt:
+            click.echo(f"Stopped after {partial.num_done:,} of {len(files):,} images; the same command goes on there.")
+            raise
+        metadata = describe(found, decided, attempt, outcome)
+        wall_sec = time.monotonic() - start_time
+        partial.finish(metadata, make_report(found, metadata, outcome, options, wall_sec))
+    num_converted = len(outcome.sources) + len(outcome.refused) - outcome.num_continued
+    report(found, dest, metadata, num_converted, time.monotonic() - start_time)
 
 
 @main.command(cls=Command, context_settings={"show_default": True})
@@ -446,7 +307,8 @@ def digits(dest: Path, overwrite: bool) -> None:
         raise UserError("digits needs scikit-learn, which is not installed: pip install scikit-learn") from None
     data = load_digits()
     labels = []
-    with open_destination(dest) as stream, contextlib.closing(DatasetWriter(stream)) as writer:
+    with open_destination(dest), atomic_write(dest) as stream:
+        writer = DatasetWriter(stream)
         for values, label in zip(data.images, data.target, strict=True):
             small = Image.fromarray((values * (255 / 16)).astype(np.float32))  # float: overshoots are clipped only once
             large = np.asarray(small.resize((16, 16), Image.Resampling.BICUBIC))

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from PIL import Image, features
 
 import dataset_tool
 from torch_utils import images
-from training import image_source
+from training import conversion, image_source
 
 ROOT = Path(dataset_tool.__file__).parent
 RNG = np.random.default_rng(0)
@@ -95,12 +96,11 @@ def test_round_trip_of_names_pixels_and_order(tmp_path):
 def test_members_are_numbered_over_folders_of_a_thousand():
     writer = dataset_tool.DatasetWriter(io.BytesIO())
     names = [writer.add(b"") for _ in range(1001)]
-    writer.close()
     assert names[999] == "00000/img00000999.png" and names[1000] == "00001/img00001000.png"
 
 
 def test_same_bytes_whatever_the_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_tool, "MIN_FILES_PER_WORKER", 1)
+    monkeypatch.setattr(conversion, "MIN_FILES_PER_WORKER", 1)
     for i in range(30):
         save(tmp_path / "in" / f"{i}.png", picture(20, 16, channels=1 if i < 20 else 3))
     (tmp_path / "in" / "3.png").write_bytes(b"broken")
@@ -535,38 +535,46 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, ref
     monkeypatch.setattr(dataset_tool.DatasetWriter, "add", full_disk)
     arguments = ["convert", "--source", tmp_path / "in", "--dest", tmp_path / "out" / "o.zip", "--overwrite"]
     assert "can't be written (No space left on device)" in refusal(*arguments)
-    assert calls and [path.name for path in (tmp_path / "out").iterdir()] == ["o.zip"]
+    assert calls and sorted(path.name for path in (tmp_path / "out").iterdir()) == ["o.convert-report.json", "o.zip"]
     assert (tmp_path / "out" / "o.zip").read_bytes() == before
 
 
-def test_interrupt_leaves_no_file(tmp_path):
+def test_interrupt_leaves_no_zip_and_the_same_command_goes_on(tmp_path):
     save(tmp_path / "in" / "0.png", picture(512, 512, channels=1))
-    for i in range(1, 400):
+    for i in range(1, 300):
         (tmp_path / "in" / f"{i}.png").hardlink_to(tmp_path / "in" / "0.png")
     (tmp_path / "out").mkdir()
-    command = [sys.executable, ROOT / "dataset_tool.py", "convert", "--source", tmp_path / "in", "--resolution", "256"]
-    command += ["--dest", tmp_path / "out" / "o.zip", "--workers", "2"]
+    arguments = ["convert", "--source", tmp_path / "in", "--resolution", "256", "--dest", tmp_path / "out" / "o.zip"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        command,
+        [sys.executable, ROOT / "dataset_tool.py", *arguments, "--workers", "2"],
         stdout=pipe,
         stderr=pipe,
         text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job is born ignoring Ctrl-C
     )
-    limit = time.monotonic() + 20
-    while not any(path.stat().st_size for path in (tmp_path / "out").iterdir()) and time.monotonic() < limit:
+    partial, limit = tmp_path / "out" / ".o.zip.partial", time.monotonic() + 20
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < limit:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does: the workers get it, too
-    _, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 130 and stderr.split() == ["Interrupted."], stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    done = re.search(r"Stopped after (\d+) of 300 images; the same command goes on there.", stdout)
+    assert done and not (tmp_path / "out" / "o.zip").exists()
+    code, stdout, _ = run(*arguments, "--workers", 1)
+    assert code == 0 and f"Going on: {done[1]} of 300 images are done already." in stdout
+    assert len(pixels(tmp_path / "out" / "o.zip")) == 300
+
+
+def _die() -> None:
+    """An initializer that ends its process."""
+    os._exit(1)
 
 
 def test_killed_worker_is_one_line(tmp_path, monkeypatch, refusal):
-    monkeypatch.setattr(dataset_tool, "MIN_FILES_PER_WORKER", 1)
-    monkeypatch.setattr(dataset_tool, "_leave_interrupts_to_parent", os._exit)  # an initializer that ends its process
+    monkeypatch.setattr(conversion, "MIN_FILES_PER_WORKER", 1)
+    monkeypatch.setattr(conversion, "_prepare_worker", _die)
     for i in range(3):
         save(tmp_path / "in" / f"{i}.png")
     error = refusal("convert", "--source", tmp_path / "in", "--dest", tmp_path / "o.zip", "--workers", 2)
@@ -577,7 +585,7 @@ def test_killed_worker_is_one_line(tmp_path, monkeypatch, refusal):
 
 
 def test_progress_is_lines_in_a_pipe(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_tool, "REPORT_INTERVAL_SEC", 0)
+    monkeypatch.setattr(conversion, "REPORT_INTERVAL_SEC", 0)
     for i in range(3):
         save(tmp_path / "in" / f"{i}.png")
     stdout = convert(tmp_path / "in", tmp_path / "o.zip", "--resolution=32", "--channels=rgb")

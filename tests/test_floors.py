@@ -13,7 +13,8 @@ SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 HOUSE = ("torch_utils", "metrics", "training", "stylegan2_icgan", "scripts", "benchmarks", "tests")
 TRAINING = (
     ("randomness",),
-    ("dataset", "condition", "config", "archive", "image_source"),
+    ("decoding", "workers", "cache", "class_prior"),
+    ("dataset", "condition", "config", "archive", "image_source", "labelling", "formats", "partial_zip", "conversion"),
     ("networks", "augment", "loading", "step", "ema", "image_grid"),
     ("loss", "sampling", "preview"),
     ("system",),

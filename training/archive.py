@@ -1,13 +1,26 @@
-"""Files inside a zip, found once and read with `os.pread`: one open file serves any number of forked workers."""
+"""Files inside a zip: found once and read with `os.pread` by any number of forked workers; and written in order."""
 
 import os
 import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from torch_utils.images import ImageRefused, check_file_size
+
+# Field widths of the format (PKWARE APPNOTE 6.3.10): a value that does not fit is all ones and stands in a zip64 field.
+MAX_16, MAX_32 = 0xFFFF, 0xFFFFFFFF
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+DIRECTORY_ENTRY = struct.Struct("<4s6H3I5H2I")
+DIRECTORY_END = struct.Struct("<4s4H2IH")
+DIRECTORY_END_64 = struct.Struct("<4sQ2H2I4Q")
+DIRECTORY_LOCATOR_64 = struct.Struct("<4sIQI")
+VERSION, VERSION_64 = 20, 45  # of the format, times ten, that is needed to unpack
+UNIX = 3 << 8  # in "made by": the permissions below count
+MIDNIGHT, JANUARY_1980 = 0, (1 << 5) | 1  # the same bytes tomorrow
+UTF_8 = 0x800  # flag: how the name is written
+REGULAR_FILE_644 = 0o644 << 16
 
 
 class Member(NamedTuple):
@@ -64,3 +77,90 @@ def read_member(descriptor: int, member: Member) -> bytes:
     if signature != b"PK\x03\x04" or len(data) != member.size or zlib.crc32(data) != member.crc:
         raise ImageRefused("damaged in the zip (checksum)")
     return data
+
+
+class _Entry(NamedTuple):
+    """A line of the central directory."""
+
+    name: bytes
+    flags: int
+    crc: int
+    size: int
+    offset: int
+
+
+class ZipWriter:
+    """Writes stored files one after the other, from where the stream stands. Its bytes depend on nothing else.
+
+    Unlike `zipfile` it can go on where another process was killed: `adopt` takes over what is in the stream already.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._entries: list[_Entry] = []
+
+    def write(self, name: str, data: bytes) -> None:
+        """Append a file of less than 4 GiB."""
+        if len(data) >= MAX_32:
+            raise ValueError(f"{name} is {len(data):,} bytes; expected less than 4 GiB")
+        entry = self._entry(name, zlib.crc32(data), len(data))
+        self._stream.write(_local_header(entry) + data)
+        self._entries.append(entry)
+
+    def adopt(self, name: str, crc: int, size: int) -> bool:
+        """Take over the next file of the stream when it is this one, whole; else leave the stream where it was."""
+        entry = self._entry(name, crc, size)
+        header = _local_header(entry)
+        data = self._stream.read(len(header) + size)
+        if len(data) == len(header) + size and data.startswith(header) and zlib.crc32(data[len(header) :]) == crc:
+            self._entries.append(entry)
+            return True
+        self._stream.seek(entry.offset)
+        return False
+
+    def finish(self) -> None:
+        """Write the central directory: without it the stream is no zip."""
+        start = self._stream.tell()
+        for entry in self._entries:
+            self._stream.write(_directory_entry(entry))
+        size, count = self._stream.tell() - start, len(self._entries)
+        if count >= MAX_16 or start >= MAX_32 or size >= MAX_32:
+            end_64 = (
+                b"PK\x06\x06",
+                DIRECTORY_END_64.size - 12,
+                VERSION_64,
+                VERSION_64,
+                0,
+                0,
+                count,
+                count,
+                size,
+                start,
+            )
+            self._stream.write(DIRECTORY_END_64.pack(*end_64))
+            self._stream.write(DIRECTORY_LOCATOR_64.pack(b"PK\x06\x07", 0, start + size, 1))
+        counts, place = (min(count, MAX_16),) * 2, (min(size, MAX_32), min(start, MAX_32))
+        self._stream.write(DIRECTORY_END.pack(b"PK\x05\x06", 0, 0, *counts, *place, 0))
+
+    def _entry(self, name: str, crc: int, size: int) -> _Entry:
+        return _Entry(name.encode(), 0 if name.isascii() else UTF_8, crc, size, self._stream.tell())
+
+
+def _local_header(entry: _Entry) -> bytes:
+    described = (VERSION, entry.flags, zipfile.ZIP_STORED, MIDNIGHT, JANUARY_1980, entry.crc, entry.size, entry.size)
+    return LOCAL_HEADER.pack(b"PK\x03\x04", *described, len(entry.name), 0) + entry.name
+
+
+def _directory_entry(entry: _Entry) -> bytes:
+    extra = struct.pack("<2HQ", 1, 8, entry.offset) if entry.offset >= MAX_32 else b""
+    version = VERSION_64 if extra else VERSION
+    described = (entry.flags, zipfile.ZIP_STORED, MIDNIGHT, JANUARY_1980, entry.crc, entry.size, entry.size)
+    lengths = (len(entry.name), len(extra), 0)
+    return (
+        DIRECTORY_ENTRY.pack(
+            *(b"PK\x01\x02", UNIX | version, version, *described),
+            *(*lengths, 0, 0, REGULAR_FILE_644, min(entry.offset, MAX_32)),
+        )
+        + entry.name
+        + extra
+    )

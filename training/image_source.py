@@ -1,21 +1,50 @@
-"""What a folder or zip of images holds: its files, found once and readable from any process, and its labels."""
+"""What a source of images holds: its files, found once and readable from any process, and what is known about each.
+
+Folders and zips are opened here; the other formats (`training/formats/`) fill the same `Source`.
+"""
 
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from PIL import Image
 
 from torch_utils import images
 from torch_utils.command_line import UserError
 from torch_utils.images import ImageRefused
 from training.archive import Member, list_zip, read_member
 
-SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are not classes
+CREDITS = ("attribution", "license")  # keys of dataset.json that are passed on, as licences demand
+PASSED_ON = (*CREDITS, "class_descriptions", "categories")  # from the dataset.json of a source
+
+Value = str | int | float | bool | list[str] | list[int]
+Attributes = dict[str, Value]  # what is known about one image beside its class
+
+
+class ImageFile(Protocol):
+    """One image of a source, small enough to be sent to a worker process."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the source, parts joined by '/'."""
+        ...
+
+    def read(self) -> bytes:
+        """The content of an image file.
+
+        Raises:
+            ImageRefused: it can't be read whole.
+        """
+        ...
+
+    def stamp(self) -> str:
+        """Another one when the content may have changed; found without reading it. '' where Source.containers say."""
+        ...
 
 
 class SourceFile(NamedTuple):
@@ -26,23 +55,26 @@ class SourceFile(NamedTuple):
     member: Member | None = None
 
     def read(self) -> bytes:
-        """The content.
-
-        Raises:
-            ImageRefused: it can't be read whole.
-        """
         return images.read_file(self.path) if self.member is None else _read_member(self.path, self.member)
 
+    def stamp(self) -> str:
+        return file_stamp(self.path) if self.member is None else f"{self.member.crc} {self.member.size}"
 
-@dataclass
-class Source:
-    """What a folder or zip holds."""
 
-    path: Path
-    files: list[SourceFile] = field(default_factory=list)  # images by their ending, sorted by name
-    skipped: Counter[str] = field(default_factory=Counter)  # other files by ending; 'hidden' ones
-    refused: dict[str, str] = field(default_factory=dict)  # folders that can't be read: reason
-    metadata: dict[str, Any] | None = None  # dataset.json
+class ArrayImage(NamedTuple):
+    """One image of an archive of raw pixels, kept in memory (CIFAR: 150 MB in all, MNIST 47 MB)."""
+
+    name: str
+    pixels: bytes  # uint8 [H, W] or [H, W, 3]
+    shape: tuple[int, ...]
+
+    def read(self) -> bytes:
+        height, width = self.shape[:2]
+        mode = "L" if len(self.shape) == 2 else "RGB"
+        return images.encode_png(Image.frombytes(mode, (width, height), self.pixels))
+
+    def stamp(self) -> str:
+        return ""
 
 
 @dataclass
@@ -55,7 +87,34 @@ class Labels:
     class_names: list[str] | None = None
 
 
-# -- Files -------------------------------------------------------------------------------------------------------------
+@dataclass
+class Source:
+    """What a folder, zip or archive holds."""
+
+    path: Path
+    files: Sequence[ImageFile] = field(default_factory=list)  # sorted by name
+    skipped: Counter[str] = field(default_factory=Counter)  # other files by ending; 'hidden' ones
+    refused: dict[str, str] = field(default_factory=dict)  # what can't be read: reason
+    metadata: dict[str, Any] | None = None  # dataset.json
+    format: str = "folder"
+    split: str | None = None
+    labels: Labels | None = None  # None: as its dataset.json or its folders say
+    attributes: dict[str, Attributes] = field(default_factory=dict)  # by name of the file
+    described: dict[str, Any] = field(default_factory=dict)  # further keys of the new dataset.json
+    containers: list[Path] = field(default_factory=list)  # files that hold many images
+    files_per_task: int = 8  # larger where neighbours are cheap to read together
+
+
+def file_stamp(path: str | Path) -> str:
+    """Size and time of the last change; 'gone' when there is no such file."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path for each of a million files takes seconds
+    except OSError:
+        return "gone"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+# -- Folders and zips --------------------------------------------------------------------------------------------------
 
 
 def open_source(path: Path) -> Source:
@@ -66,27 +125,47 @@ def open_source(path: Path) -> Source:
     """
     source = Source(path)
     if path.is_dir():
-        found = sorted(_walk_folder(path, "", frozenset(), source.refused))
+        found = list_folder(path, source.refused)
     elif path.exists():
         found = _list_zip(path)
     else:
         raise UserError(f"--source={path} does not exist; expected a folder or a zip of images")
-
-    endings = images.image_extensions()
     for file in found:
-        name = PurePosixPath(file.name)
         if file.name == "dataset.json":
             source.metadata = _read_metadata(file, path)
-        elif any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
+    keep_images(source, (file for file in found if file.name != "dataset.json"))
+    if source.metadata is not None:
+        _take_over(source, source.metadata)
+    else:
+        source.attributes = _nested_folders(source.files)
+    return source
+
+
+def keep_images(source: Source, found: Iterable[SourceFile]) -> None:
+    """Fill `source.files` with the images by their ending, and count the rest.
+
+    Raises:
+        UserError: there are none.
+    """
+    endings = images.image_extensions()
+    kept = []
+    for file in found:
+        name = PurePosixPath(file.name)
+        if any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
             source.skipped["hidden"] += 1
         elif name.suffix.lower() in endings:
-            source.files.append(file)
+            kept.append(file)
         else:
             source.skipped[name.suffix.lower() or "no ending"] += 1
-    if not source.files:
+    if not kept:
         others = f"; it holds other files: {count_text(source.skipped)}" if source.skipped else ""
-        raise UserError(f"--source={path} holds no images (files that end in .png, .jpg, .webp, ...){others}")
-    return source
+        raise UserError(f"--source={source.path} holds no images (files that end in .png, .jpg, .webp, ...){others}")
+    source.files = kept
+
+
+def list_folder(folder: Path, refused: dict[str, str], prefix: str = "") -> list[SourceFile]:
+    """All files below `folder`, sorted by name, `prefix` before it. Folders that can't be read go to `refused`."""
+    return sorted(_walk_folder(folder, prefix, frozenset(), refused))
 
 
 def _walk_folder(folder: Path, prefix: str, above: frozenset[str], refused: dict[str, str]) -> Iterator[SourceFile]:
@@ -138,65 +217,43 @@ def _read_metadata(file: SourceFile, source: Path) -> dict[str, Any]:
     return content
 
 
-# -- Labels ------------------------------------------------------------------------------------------------------------
+def _take_over(source: Source, metadata: dict[str, Any]) -> None:
+    """Attributes, split and credits of a data set that was converted before."""
+    table = metadata.get("attributes") or {}
+    if not isinstance(table, dict) or not all(isinstance(row, dict) for row in table.values()):
+        raise UserError(
+            f'--source={source.path}: its dataset.json needs "attributes": {{"name.png": {{"key": value}}}}; mend it'
+        )
+    names = {file.name for file in source.files}
+    source.attributes = {name: row for name, row in table.items() if name in names}
+    source.split = metadata["split"] if isinstance(metadata.get("split"), str) else None
+    source.described = {key: metadata[key] for key in PASSED_ON if metadata.get(key)}
 
 
-def decide_labels(source: Source, mode: str) -> Labels:
-    """The class of every image: from the source's dataset.json, else from its top-level folders, else none.
+class ClassFolders(NamedTuple):
+    """The folders that may be classes: the first ones in which the images differ."""
 
-    Folders that all images share are passed over. Class numbers are the positions of the sorted folder names, the order
-    of torchvision's ImageFolder.
+    by_name: dict[str, str]  # file -> folder; without the files that lie outside
+    nested: dict[str, str]  # file -> the folders below that one, joined by '/', where there are any
 
-    Args:
-        mode: 'auto'; 'folders': these or an error; 'none'.
 
-    Raises:
-        UserError: labels were asked for and are not there, or those in dataset.json are incomplete.
-    """
-    if mode == "none":
-        return Labels("none (--labels=none)")
-    if mode == "auto" and source.metadata is not None:
-        return _labels_from_metadata(source.path, source.files, source.metadata)
-
-    folders = [file.name.split("/")[:-1] for file in source.files]
+def class_folders(files: Sequence[ImageFile]) -> ClassFolders:
+    """Folders that all images share are passed over."""
+    folders = [file.name.split("/")[:-1] for file in files]
     shared = zip(min(folders), max(folders), strict=False)  # what the first and the last share, all share
     depth = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], shared))
-    inside = {file.name: parts[depth] for file, parts in zip(source.files, folders, strict=True) if len(parts) > depth}
-    names = sorted(set(inside.values()))
-    why_not = None
-    if not names:
-        why_not = "the images are not sorted into sub-folders"
-    elif len(inside) < len(source.files):
-        outside = next(file.name for file in source.files if file.name not in inside)
-        why_not = f"{shown(outside)} is in none of the folders {_first_of(names)}"
-    elif mode == "auto" and all(re.fullmatch(r"\d{5}", name) for name in names):
-        why_not = f"the folders {_first_of(names)} look like numbered parts; --labels=folders makes them classes"
-    elif mode == "auto" and all(name.lower() in SPLIT_NAMES for name in names):
-        why_not = f"the folders {_first_of(names)} look like splits: convert one at a time, or --labels=folders"
-    if why_not and mode == "folders":
-        raise UserError(f"--labels=folders: {why_not}; expected all images of {source.path} in two or more sub-folders")
-    if why_not:
-        return Labels(f"none, because {why_not}")
-    numbers = {name: i for i, name in enumerate(names)}
-    return Labels(
-        decision=f"{len(names)} classes from the top-level folders: {_first_of(names)}",
-        by_name={name: numbers[folder] for name, folder in inside.items()},
-        num_classes=len(names),
-        class_names=names,
-    )
+    below = {file.name: parts[depth:] for file, parts in zip(files, folders, strict=True) if len(parts) > depth}
+    nested = {name: "/".join(parts[1:]) for name, parts in below.items() if len(parts) > 1}
+    return ClassFolders({name: parts[0] for name, parts in below.items()}, nested)
 
 
-def _labels_from_metadata(path: Path, files: list[SourceFile], metadata: dict[str, Any]) -> Labels:
-    """Class numbers, or one-hot lists, from the dataset.json of the source."""
-    table = metadata.get("labels")
-    if table is None:
-        return Labels("none, as in the dataset.json of the source")
-    where = f"--source={path}: its dataset.json"
-    remedy = "mend it, or convert with --labels=folders or --labels=none"
-    by_name, num_classes = class_numbers(metadata, [file.name for file in files], where, remedy)
-    names = metadata.get("class_names")
-    class_names = names if isinstance(names, list) and len(names) == num_classes else None
-    return Labels(f"{num_classes} classes from the dataset.json of the source", by_name, num_classes, class_names)
+def _nested_folders(files: Sequence[ImageFile]) -> dict[str, Attributes]:
+    """What lies below the folders that are classes is kept as `subclass`."""
+    found = class_folders(files)
+    return {name: {"subclass": below} for name, below in found.nested.items() if len(found.by_name) == len(files)}
+
+
+# -- Labels in a dataset.json ------------------------------------------------------------------------------------------
 
 
 def class_numbers(
@@ -247,6 +304,7 @@ def count_text(counts: Counter[str]) -> str:
     return ", ".join(f"{shown(name)} {count:,}" for name, count in ordered)
 
 
-def _first_of(names: list[str]) -> str:
+def first_of(names: Sequence[str]) -> str:
+    """'a, b, c, d, e, ... (7 more)'."""
     rest = f", ... ({len(names) - 5:,} more)" if len(names) > 5 else ""
     return ", ".join(shown(name) for name in names[:5]) + rest
