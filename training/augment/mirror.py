@@ -1,4 +1,4 @@
-"""What the discriminator is shown of an image."""
+"""The plain choices: images as they are, or flipped."""
 
 import torch
 
