@@ -93,7 +93,7 @@ def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **fla
             device=device,
             augment=augment,
             workers=default_workers(options, dataset),
-            num_exemplars=options.instances.exemplars,
+            num_exemplars=options.instances.instances_per_class or options.instances.exemplars,
             resume_from=state,
         )
     except OSError as error:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan2_icgan.features import normalise
+from stylegan2_icgan.extractors.given_features import feature_arrays
+from stylegan2_icgan.features import made_alike, normalise
 from stylegan2_icgan.models import Model
 from stylegan2_icgan.store import MANIFEST, read_extractor_state, read_manifest
 from torch_utils.command_line import UserError
@@ -50,12 +51,13 @@ def from_exemplars(model: Model, chosen: Sequence[int] | None) -> Rows:
 
 
 def from_features(model: Model, path: Path, chosen: Sequence[int] | None, data: Path | None) -> Rows:
-    """Rows of a .npy file.
+    """Rows of a .npy file, or of `features` in a .npz.
 
     Args:
         path: float [N, h_dim] or [h_dim]; rows are brought to unit length.
         chosen: which rows; None: all of at most 8, else the first 8.
-        data: the zip or folder whose images the rows belong to, in the order of its sorted names; only to show them.
+        data: the zip or folder whose images the rows belong to, by the names in the .npz, else in the order of its
+            sorted names; only to show them.
 
     Raises:
         UserError: not such a file, another width, another extractor, rows without direction.
@@ -63,18 +65,18 @@ def from_features(model: Model, path: Path, chosen: Sequence[int] | None, data: 
     h_dim = model.recipe.shape.h_dim
     if not h_dim:
         raise UserError(f"--instance-feats={path}: this model is not conditioned on instances; leave it out")
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        there = "can't be read as a .npy file" if path.exists() else "does not exist"
-        raise UserError(f"--instance-feats={path} {there}; expected floating-point rows [N, {h_dim}]") from None
-    if not isinstance(features, np.ndarray) or features.dtype.kind != "f" or features.ndim not in (1, 2):
-        raise UserError(f"--instance-feats={path}: expected a .npy file of floating-point rows [N, {h_dim}]")
+    where = f"--instance-feats={path}"
+    arrays = feature_arrays(path, where)
+    if "features" not in arrays:
+        raise UserError(f"{where} has no array 'features' (it has {', '.join(arrays) or 'none'}); expected one")
+    features = arrays["features"]
+    if features.dtype.kind != "f" or features.ndim not in (1, 2):
+        raise UserError(f"{where}: expected floating-point rows [N, {h_dim}]")
     features = features.reshape(-1, features.shape[-1])
     if features.shape[1] != h_dim:
         raise UserError(
-            f"--instance-feats={path} has rows of width {features.shape[1]}; this model is conditioned on {h_dim}, "
-            f"made by extractor {model.exemplars.extractor.get('name')}. Make the features with that extractor"
+            f"{where} has rows of width {features.shape[1]}; this model is conditioned on {h_dim}, made by extractor "
+            f"{model.exemplars.extractor.get('name')}. Make the features with that extractor"
         )
     _check_same_extractor(model, path)
     chosen = list(range(min(FEW, len(features)))) if chosen is None else chosen
@@ -87,19 +89,31 @@ def from_features(model: Model, path: Path, chosen: Sequence[int] | None, data: 
     images = torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
     if data is not None:
         dataset = ImageFolderDataset(data)
-        if len(dataset) != len(features):
-            raise UserError(
-                f"--data={data} has {len(dataset)} images, {path} has {len(features)} rows; expected as many"
-            )
+        ids = _images_of_rows(dataset, arrays.get("names"), len(features), path)[list(chosen)]
         shape = model.recipe.shape
         if dataset.image_shape != (shape.img_channels, shape.img_resolution, shape.img_resolution):
             raise UserError(
                 f"--data={data} has images {list(dataset.image_shape)}, the model {shape.img_channels} channels at "
                 f"{shape.img_resolution} pixels; expected the same"
             )
-        images = dataset.images(list(chosen))
+        images = dataset.images(ids)
     condition = Condition(torch.zeros(len(h), 0), normalise(h))
     return Rows(condition, [f"row{row:05d}" for row in chosen], images)
+
+
+def _images_of_rows(dataset: ImageFolderDataset, names: np.ndarray | None, num_rows: int, path: Path) -> np.ndarray:
+    """Which image each row of a file of features belongs to, int64 [num_rows]."""
+    if names is None:
+        if len(dataset) != num_rows:
+            raise UserError(
+                f"--data={dataset.path} has {len(dataset)} images, {path} has {num_rows} rows; expected as many"
+            )
+        return np.arange(num_rows)
+    place = {name: i for i, name in enumerate(dataset.names)}
+    missing = [name for name in names.tolist() if name not in place]
+    if missing:
+        raise UserError(f"--data={dataset.path} has no image {missing[0]!r}, which {path} names; give its own data")
+    return np.array([place[name] for name in names.tolist()])
 
 
 def from_images(model: Model, paths: Sequence[Path], weights: Path | None) -> Rows:
@@ -154,7 +168,7 @@ def _check_same_extractor(model: Model, path: Path) -> None:
     except UserError as error:
         raise UserError(f"--instance-feats={path}: {error}") from None
     expected = model.exemplars.extractor
-    if made_with != expected:
+    if not made_alike(made_with, expected):
         raise UserError(
             f"--instance-feats={path} was made by extractor {made_with}, this model's instances by {expected}; make "
             "the features with the model's extractor (--instance-images does)"

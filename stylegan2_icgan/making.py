@@ -1,147 +1,146 @@
-"""Making an instance store: features of every image, then their neighbours."""
+"""Opening an instance store, or having it made."""
 
-import json
-import shutil
+import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import safetensors.torch
 import torch
 
-from stylegan2_icgan.features import Extractor, fit_extractor
-from stylegan2_icgan.neighbours import nearest_neighbours
-from stylegan2_icgan.store import FORMAT, MANIFEST, InstanceStore, default_folder, open_store
+from stylegan2_icgan.features import canonical_name, check_extractor_name, extractor_choices
+from stylegan2_icgan.neighbours import METHODS
+from stylegan2_icgan.shards import SHARD_ROWS, Engine, run_in_ranks
+from stylegan2_icgan.store import InstanceStore, default_folder, open_store
+from stylegan2_icgan.workshop import Workshop, tidy
+from torch_utils import distributed
 from torch_utils.command_line import UserError
-from torch_utils.files import Countdown, atomic_folder
+from torch_utils.files import sha256
+from torch_utils.locks import hold
+from training.config import option
 from training.dataset import ImageFolderDataset
 
-BATCH = 64  # images per call of the extractor
 LARGE_SHARE = 0.2  # of the data set: a neighbourhood beyond this is hardly one
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """How features are made, how neighbours are found, where both are stored."""
+
+    k: int = option(50, "Neighbours an instance has; real images are drawn from them.", unit="N")
+    extractor: str | None = option(
+        None,
+        f"How an image becomes a feature: {extractor_choices()}.  [default: what the stored features were made with; "
+        "for new ones dinov2 for photographs where timm is installed, else pca]",
+        unit="NAME",
+    )
+    extractor_weights: str | None = option(None, "Local file of weights for the extractor.", unit="FILE")
+    instance_feats: str | None = option(
+        None, "Features made elsewhere, .npy in the order of the sorted names or .npz with names.", unit="FILE"
+    )
+    feature_dtype: str = option("float32", "Features on disk.", choices=("float32", "float16"))
+    neighbours: str = option("auto", "How neighbours are found; auto: exact when that takes minutes.", choices=METHODS)
+    instances: str | None = option(None, "Folder of features and neighbours.  [default: beside the data]", unit="DIR")
 
 
 def ensure_store(
     dataset: ImageFolderDataset,
-    k: int,
-    extractor: str | None = None,
-    weights: Path | None = None,
-    folder: Path | None = None,
+    options: StoreOptions,
     device: torch.device | None = None,
     say: Callable[[str], None] = lambda line: None,
+    engine: Engine = run_in_ranks,
+    shard_rows: int = SHARD_ROWS,
 ) -> InstanceStore:
     """Open the instance store of a data set; make it, or more neighbours, when they are missing.
 
+    The work is done in a folder beside the store's, shard by shard; the store gets its name when it is whole. Under
+    torchrun every process calls this, does its share and gets the store.
+
     Args:
-        k: neighbours needed; a store with more of them serves as it is.
-        extractor: name in the table of extractors; None: what the store was made with, `pca` for a new one.
-        weights: local file of weights for the extractor.
-        folder: where; None: beside the data set.
+        options: a store with more neighbours than `k` serves as it is.
+        device: of the extractor and the search.
         say: called with one line for every piece of work begun.
+        engine: who does the shards.
+        shard_rows: images a shard: what a kill may cost.
 
     Raises:
         UserError: k too large, a store of other data or of another extractor, a folder that can't be written.
     """
-    if len(dataset) < 2:
-        raise UserError(f"--data={dataset.path} has one image; instances need others as neighbours")
-    if not 1 <= k < len(dataset):
-        raise UserError(
-            f"--k={k}, but {len(dataset)} images of --data={dataset.path} are used; expected 1 <= k <= "
-            f"{len(dataset) - 1}, since an instance is not its own neighbour"
-        )
-    if k > len(dataset) * LARGE_SHARE:
-        say(
-            f"note: --k={k} neighbours of {len(dataset)} images are a large part of all; a smaller --k tells more apart"
-        )
-    folder = folder or default_folder(dataset)
     device = device or torch.device("cpu")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--instances={folder} is a file; expected a folder")
-    if folder.exists() and any(folder.iterdir()):
-        store = open_store(folder, dataset)
-        stored = store.manifest["extractor"]["name"]
-        if extractor is not None and extractor != stored:
-            raise UserError(
-                f"--extractor={extractor}, but the features in {folder} were made with {stored}; delete that folder, "
-                "or name another with --instances=DIR"
-            )
-        if weights is not None:
-            store.extractor(weights, device)  # refuses a file other than the one the store was made with
-        if store.k >= k:
-            return store
-        say(f"{folder.name} has {store.k} neighbours an instance, {k} are asked for")
-        return _write_store(folder, dataset, k, store, say)
-
-    fitted = fit_extractor(extractor or "pca", dataset, weights, device)
-    return _write_store(folder, dataset, k, fitted, say)
-
-
-def _write_store(
-    folder: Path, dataset: ImageFolderDataset, k: int, origin: Extractor | InstanceStore, say: Callable[[str], None]
-) -> InstanceStore:
-    """Write a whole store and give it its name at the end; its features come from an extractor or an older store."""
+    say = say if distributed.rank() == 0 else lambda line: None
+    _check(dataset, options, say)
+    folder = Path(options.instances) if options.instances else default_folder(dataset)
+    store = _stored(folder, dataset, options, device)
+    distributed.barrier()  # everyone has looked before anyone makes anything
+    if store is not None and _serves(store, options):
+        if distributed.rank() == 0:
+            tidy(folder)
+        return store
     try:
-        with atomic_folder(folder) as temporary:
-            if isinstance(origin, InstanceStore):
-                description, state = origin.manifest["extractor"], origin.extractor_state
-                for name in ("features", "features_mirror"):
-                    shutil.copyfile(origin.folder / f"{name}.npy", temporary / f"{name}.npy")
-            else:
-                description = origin.description | {"images": dataset.conversion}
-                state = {name: tensor.cpu().contiguous() for name, tensor in origin.state.items()}
-                say(f"features of {len(dataset):,} images by {description['name']}, {origin.h_dim} wide")
-                extract(dataset, origin, temporary, Countdown("features", len(dataset), say))
-            say(f"{k} nearest neighbours of {len(dataset):,} instances")
-            features = np.load(temporary / "features.npy", mmap_mode="r")
-            ids, distances = nearest_neighbours(features, k, Countdown("neighbours", len(dataset), say))
-            np.save(temporary / "neighbours.npy", ids)
-            np.save(temporary / "radii.npy", distances)
-            if state:
-                safetensors.torch.save_file(state, temporary / "extractor.safetensors")
-            files = "".join(f"{dataset.checksum(row):08x} {name}\n" for row, name in enumerate(dataset.names))
-            (temporary / "files.txt").write_text(files, encoding="utf-8")
-            manifest = {
-                "format": FORMAT,
-                "dataset": dataset.path.name,
-                "num_images": len(dataset),
-                "extractor": description,
-                "k": k,
-                "self_excluded": True,
-                "metric": "cosine similarity; radii are Euclidean distances of unit vectors",
-                "torch": torch.__version__,
-            }
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            if distributed.rank() == 0:
+                stack.enter_context(hold(folder.with_name(f".{folder.name}.lock"), say))
+                store = _stored(folder, dataset, options, device)  # another process may have made it meanwhile
+            workshop = Workshop(dataset, folder, options, device, say, engine, shard_rows)
+            if distributed.rank() == 0 and (store is None or not _serves(store, options)):
+                workshop.prepare(store)
+            distributed.barrier()
+            workshop.work()
     except OSError as error:
         raise UserError(
-            f"instance store {folder} can't be written ({error.strerror or 'no space left'}); make room, or name "
-            "another folder with --instances=DIR"
+            f"instance store {folder} can't be written ({error.strerror or error or 'no space left'}); make room, or "
+            "name another folder with --instances=DIR"
         ) from None
     return open_store(folder, dataset)
 
 
-def extract(
-    dataset: ImageFolderDataset, extractor: Extractor, folder: Path, progress: Callable[[int], None] = lambda done: None
-) -> None:
-    """Write features.npy and features_mirror.npy, float32 [N, h_dim], of every image and of its mirror image.
+def _check(dataset: ImageFolderDataset, options: StoreOptions, say: Callable[[str], None]) -> None:
+    """Refuse what can't work before anything is opened or made."""
+    count, k = len(dataset), options.k
+    if count < 2:
+        raise UserError(f"--data={dataset.path} has one image; instances need others as neighbours")
+    if not 1 <= k < count:
+        raise UserError(
+            f"--k={k}, but {count} images of --data={dataset.path} are used; expected 1 <= k <= {count - 1}, since an "
+            "instance is not its own neighbour"
+        )
+    if k > count * LARGE_SHARE:
+        say(f"note: --k={k} neighbours of {count} images are a large part of all; a smaller --k tells more apart")
+    if options.extractor is not None:
+        check_extractor_name(options.extractor)
+    if options.extractor == "file" and not options.instance_feats:
+        raise UserError("--extractor=file takes features made elsewhere: name the .npy or .npz with --instance-feats")
+    if options.instance_feats and (options.extractor not in (None, "file") or options.extractor_weights):
+        raise UserError(
+            f"--instance-feats={options.instance_feats} brings features made elsewhere; leave --extractor and "
+            "--extractor-weights out"
+        )
 
-    Raises:
-        UserError: a feature that is not finite or has no length; its file is named.
-    """
-    shape = (len(dataset), extractor.h_dim)
-    features, mirror = (
-        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
-        for name in ("features", "features_mirror")
-    )
-    for start in range(0, len(dataset), BATCH):
-        rows = np.arange(start, min(start + BATCH, len(dataset)))
-        images = dataset.images(rows)
-        for array, seen in ((features, images), (mirror, images.flip(3))):
-            h = extractor(seen).cpu().numpy()
-            bad = ~(np.abs(np.linalg.norm(h, axis=1) - 1) < 1e-3)  # NaN is bad, too
-            if bad.any():
-                name = dataset.names[rows[bad.argmax()]]
-                raise UserError(
-                    f"--data={dataset.path}: the feature of {name} has no direction (the extractor returned zero or "
-                    "non-finite values); remove the image or use another --extractor"
-                )
-            array[rows] = h
-        progress(start + len(rows))
+
+def _stored(
+    folder: Path, dataset: ImageFolderDataset, options: StoreOptions, device: torch.device
+) -> InstanceStore | None:
+    """The store that is there, if its features are those the options ask for; None where there is none."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--instances={folder} is a file; expected a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return None
+    store = open_store(folder, dataset)
+    stored = store.manifest["extractor"]
+    remedy = "delete that folder, or name another with --instances=DIR"
+    if options.extractor is not None and canonical_name(options.extractor) != stored["name"]:
+        raise UserError(
+            f"--extractor={options.extractor}, but the features in {folder} were made with {stored['name']}; {remedy}"
+        )
+    if options.instance_feats and stored.get("sha256") != sha256(options.instance_feats):
+        raise UserError(
+            f"--instance-feats={options.instance_feats} is not what the features in {folder} came from; {remedy}"
+        )
+    if options.extractor_weights:
+        store.extractor(Path(options.extractor_weights), device)  # refuses a file other than the store was made with
+    return store
+
+
+def _serves(store: InstanceStore, options: StoreOptions) -> bool:
+    method = store.manifest["neighbours"]["method"]
+    return store.k >= options.k and options.neighbours in ("auto", method)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stylegan2_icgan.features import EXTRACTORS
+from stylegan2_icgan.features import check_extractor_name
+from stylegan2_icgan.making import StoreOptions
 from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.systems import SYSTEMS
 from torch_utils.command_line import UserError, nearest
@@ -13,19 +14,17 @@ from training.config import DataOptions, LoopOptions, from_json, option, to_json
 
 
 @dataclass(frozen=True)
-class InstanceOptions:
-    """Instances: how features are made, how large a neighbourhood is, where both are stored."""
+class InstanceOptions(StoreOptions):
+    """Instances: how they are stored, how they condition, which of them a snapshot carries."""
 
-    k: int = option(50, "Neighbours an instance has; real images are drawn from them.", unit="N")
-    extractor: str | None = option(
-        None,
-        "How an image becomes a feature.  [default: what the stored features were made with; pca for new ones]",
-        choices=tuple(EXTRACTORS),
-    )
-    extractor_weights: str | None = option(None, "Local file of weights for the extractor.", unit="FILE")
     mirror_instances: bool = option(False, "DA(i): condition on the flipped instance with probability 1/2.")
-    instances: str | None = option(None, "Folder of features and neighbours.  [default: beside the data]", unit="DIR")
     exemplars: int = option(1000, "Conditions stored in each snapshot.", unit="N")
+    exemplar_selection: str = option(
+        "kmeans", "kmeans: the instances nearest to the centres of so many clusters.", choices=("kmeans", "random")
+    )
+    instances_per_class: int | None = option(
+        None, "Store so many exemplars of each class, by k-means within it, in place of --exemplars.", unit="N"
+    )
 
 
 RESUMABLE = ("data", "cache", "workers", "instances", "kimg", "snap", "minutes", "device")  # what --resume may change
@@ -103,8 +102,7 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
     resolved = TrainingOptions(cfg, system, group("data"), group("instances"), loop, group("model"), sources)
     if (resolved.data.workers or 0) < 0:
         raise UserError(f"--workers={resolved.data.workers}: expected 0 or more")
-    if resolved.instances.exemplars < 1:
-        raise UserError(f"--exemplars={resolved.instances.exemplars}: expected at least 1")
+    _check_instances(resolved)
     kind.check(resolved.model, resolution, batch_gpu)
     return resolved
 
@@ -151,6 +149,21 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
     )
     _check_loop(options.loop)
     return options
+
+
+def _check_instances(options: TrainingOptions) -> None:
+    o = options.instances
+    for name in ("exemplars", "instances_per_class"):
+        value = getattr(o, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')}={value}: expected at least 1")
+    if o.instances_per_class is not None and options.data.cond != "instance+class":
+        raise UserError(
+            f"--instances-per-class={o.instances_per_class} needs instances and classes, but "
+            f"--cond={options.data.cond}; use --exemplars, or --cond=instance+class"
+        )
+    if o.extractor is not None:
+        check_extractor_name(o.extractor)
 
 
 def _check_loop(loop: LoopOptions) -> None:

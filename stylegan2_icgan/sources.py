@@ -1,7 +1,6 @@
 """From options to the data a run draws from."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import torch
@@ -10,9 +9,11 @@ from stylegan2_icgan.instances import InstanceDataset
 from stylegan2_icgan.making import ensure_store
 from stylegan2_icgan.options import TrainingOptions
 from torch_utils.command_line import UserError
+from training.cache import decoded_file
+from training.class_prior import check_sampling
 from training.dataset import ImageFolderDataset, LabelledSource, SampleSource
 
-CACHE_SHARE = 0.25  # of the memory that is free: decoded images up to this much stay there with --cache=auto
+CACHE_SHARE = 0.25  # of the memory that is free: decoded images up to this much are kept there with --cache=auto
 
 
 def open_dataset(data: str, cond: str, subset: int | None, seed: int) -> ImageFolderDataset:
@@ -25,26 +26,79 @@ def open_dataset(data: str, cond: str, subset: int | None, seed: int) -> ImageFo
 def make_source(
     options: TrainingOptions, dataset: ImageFolderDataset, device: torch.device, say: Callable[[str], None]
 ) -> SampleSource:
-    """What the trainer draws from; makes features and neighbours where they are missing, and fills the cache."""
-    if fits_in_memory(options.data.cache, dataset):
-        dataset.decode_into_memory()
+    """What the trainer draws from; makes features and neighbours where they are missing, and fills the cache.
+
+    Raises:
+        UserError: flags that contradict each other, a cache that does not fit, and all that making features refuses.
+    """
+    o, data = options.instances, options.data
+    check_sampling(data.sampling, data.class_temperature, data.cond)
+    keep_decoded(dataset, data.cache, data.workers, device, say)
     if not options.wants_instances:
-        return LabelledSource(dataset)
-    o = options.instances
-    store = ensure_store(
-        dataset,
-        k=o.k,
-        extractor=o.extractor,
-        weights=Path(o.extractor_weights) if o.extractor_weights else None,
-        folder=Path(o.instances) if o.instances else None,
-        device=device,
-        say=say,
+        return LabelledSource(dataset, data.sampling, data.class_temperature)
+    store = ensure_store(dataset, o, device, say)
+    selection = "per-class" if o.instances_per_class else o.exemplar_selection
+    return InstanceDataset(
+        dataset, store, o.k, o.mirror_instances, data.sampling, data.class_temperature, selection, device
     )
-    return InstanceDataset(dataset, store, o.k, o.mirror_instances)
 
 
-def fits_in_memory(cache: str, dataset: ImageFolderDataset) -> bool:
-    """Whether decoded images are kept: as told, or when they take a quarter of the free memory at most."""
-    if cache == "auto":
-        return dataset.decoded_bytes <= CACHE_SHARE * psutil.virtual_memory().available
-    return cache == "ram"
+def keep_decoded(
+    dataset: ImageFolderDataset, where: str, workers: int | None, device: torch.device, say: Callable[[str], None]
+) -> None:
+    """Keep decoded images where `--cache` says, and say so when a user would want to know.
+
+    Args:
+        where: auto, gpu, ram, disk or none. auto takes the training device, then memory, if a quarter of what is free
+            there is enough; then a file of decoded images, if an earlier run has left one.
+        workers: as given; worker processes can't reach what is on a GPU.
+        device: where the run trains.
+
+    Raises:
+        UserError: no GPU, workers together with the GPU, or not enough memory.
+    """
+    size = dataset.decoded_bytes
+    if where == "gpu" and device.type == "cpu":
+        raise UserError("--cache=gpu, but this run trains on the CPU; use --cache=ram or --cache=auto")
+    if where == "gpu" and workers:
+        raise UserError(f"--workers={workers} given with --cache=gpu, which needs none; leave --workers out")
+    if where in ("gpu", "ram") and size > (free := free_memory(device if where == "gpu" else torch.device("cpu"))):
+        raise UserError(
+            f"--cache={where}: the decoded images take {_gib(size)}, {_gib(free)} are free; use --cache=disk, "
+            "--cache=none or --subset"
+        )
+    if where == "auto":
+        where = _fitting(size, device, workers)
+        if where == "none" and dataset.use_decoded_file():
+            where = "disk"
+        elif where == "none":
+            say(
+                f"images are decoded as they are drawn: all would take {_gib(size)}, more than a quarter of the free "
+                "memory; --cache=disk keeps them in a file"
+            )
+    if where == "gpu":
+        dataset.decode_onto(device, say)
+        say(f"{len(dataset):,} decoded images are kept on {device} ({_gib(size)})")
+    elif where == "ram":
+        dataset.decode_into_memory(say)
+    elif where == "disk":
+        dataset.decode_to_disk(say)
+        say(f"{len(dataset):,} decoded images are read from {decoded_file(dataset)} ({_gib(size)})")
+
+
+def _fitting(size: int, device: torch.device, workers: int | None) -> str:
+    """gpu, ram or none: the fastest place of which `size` bytes take a quarter of the free memory at most."""
+    if device.type == "cuda" and not workers and size <= CACHE_SHARE * free_memory(device):
+        return "gpu"
+    return "ram" if size <= CACHE_SHARE * free_memory(torch.device("cpu")) else "none"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a CUDA device, or in the memory of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,7 +1,7 @@
 """Features and neighbours of a data set, stored in one folder beside it."""
 
 import json
-import os
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,21 +14,22 @@ from safetensors import SafetensorError
 
 from stylegan2_icgan.features import Extractor, restore_extractor
 from torch_utils.command_line import UserError
+from torch_utils.files import companion
 from training.dataset import ImageFolderDataset
-from training.randomness import hashed
 
-FORMAT, MANIFEST = 1, "manifest.json"
+FORMAT, MANIFEST, EXTRACTOR_STATE = 2, "manifest.json", "extractor.safetensors"
+FEATURES, MIRROR, NEIGHBOURS, RADII = "features.npy", "features_mirror.npy", "neighbours.npy", "radii.npy"
 
 
 @dataclass(frozen=True)
 class InstanceStore:
     """Features and neighbours of every image of one data set, in one folder.
 
-    manifest.json        format, data set, extractor, k, counts
+    manifest.json        format, data set, extractor, k, how neighbours were found and their recall, checksums
     files.txt            CRC-32 and name of every image, one a line, in the order of the rows
-    features.npy         float32 [N, h_dim], rows of unit length
-    features_mirror.npy  the same of the horizontally flipped images (for DA(i))
-    neighbours.npy       int64 [N, k], nearest first, the row itself never among them
+    features.npy         float32 or float16 [N, h_dim], rows of unit length
+    features_mirror.npy  the same of the horizontally flipped images (for DA(i)); given features may lack it
+    neighbours.npy       int32 [N, k], nearest first, the row itself never among them
     radii.npy            float32 [N, k]: column k' - 1 is the radius of the neighbourhood of k'
     extractor.safetensors  fitted tensors of the extractor, where it has any
     """
@@ -39,19 +40,32 @@ class InstanceStore:
 
     @cached_property
     def features(self) -> np.ndarray:
-        return self._array("features", self.h_dim, np.float32)
+        return self._array(FEATURES, self.h_dim, self.manifest["dtype"])
 
     @cached_property
     def features_mirror(self) -> np.ndarray:
-        return self._array("features_mirror", self.h_dim, np.float32)
+        """
+        Raises:
+            UserError: features that were given without those of the mirror images.
+        """
+        if not self.has_mirror:
+            raise UserError(
+                f"--mirror-instances: the features in {self.folder} were given without those of the mirror images; add "
+                "features_mirror to the .npz, or leave the flag out"
+            )
+        return self._array(MIRROR, self.h_dim, self.manifest["dtype"])
 
     @cached_property
     def neighbours(self) -> np.ndarray:
-        return self._array("neighbours", self.k, np.int64)
+        return self._array(NEIGHBOURS, self.k, "int32")
 
     @cached_property
     def radii(self) -> np.ndarray:
-        return self._array("radii", self.k, np.float32)
+        return self._array(RADII, self.k, "float32")
+
+    @property
+    def has_mirror(self) -> bool:
+        return MIRROR in self.manifest["checksums"]
 
     @property
     def k(self) -> int:
@@ -74,24 +88,39 @@ class InstanceStore:
             UserError: an array that is damaged, of another shape, or with neighbours that do not exist.
         """
         num = int(self.manifest["num_images"])
-        arrays = [self.features, self.features_mirror, self.neighbours, self.radii]
-        if arrays[2].min() < 0 or arrays[2].max() >= num or (arrays[2] == np.arange(num)[:, None]).any():
+        ids, _, _ = self.neighbours, self.radii, self.features
+        if self.has_mirror:
+            _ = self.features_mirror
+        if ids.min() < 0 or ids.max() >= num or (ids == np.arange(num)[:, None]).any():
             raise UserError(
                 f"{self.folder}/neighbours.npy names images that are not there, or an image as its own neighbour; "
                 f"delete {self.folder} and it is made again"
             )
         return self
 
-    def _array(self, name: str, width: int, dtype: type) -> np.ndarray:
+    def verify(self) -> None:
+        """Read everything and compare it with the checksums of the manifest.
+
+        Raises:
+            UserError: an array whose content has changed since it was written.
+        """
+        arrays = {FEATURES: self.features, NEIGHBOURS: self.neighbours, RADII: self.radii}
+        if self.has_mirror:
+            arrays[MIRROR] = self.features_mirror
+        for name, array in arrays.items():
+            if array_checksum(array) != self.manifest["checksums"][name]:
+                raise UserError(f"{self.folder / name} is damaged (checksum); delete {self.folder} and make it again")
+
+    def _array(self, name: str, width: int, dtype: str) -> np.ndarray:
         expected = (int(self.manifest["num_images"]), width)
-        file = self.folder / f"{name}.npy"
+        file = self.folder / name
         try:
             array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             raise UserError(f"{file} is damaged; delete {self.folder} and it is made again") from None
         if array.shape != expected or array.dtype != dtype:
             raise UserError(
-                f"{file} is {array.dtype} {list(array.shape)}, its manifest says {np.dtype(dtype)} {list(expected)}; "
+                f"{file} is {array.dtype} {list(array.shape)}, its manifest says {dtype} {list(expected)}; "
                 f"delete {self.folder} and it is made again"
             )
         return array
@@ -102,21 +131,7 @@ class InstanceStore:
 
 def default_folder(dataset: ImageFolderDataset) -> Path:
     """Beside the zip (`digits.instances`), or in the user's cache folder where that can't be written."""
-    path = dataset.path.resolve()
-    beside = path.with_name(f"{path.stem}{_subset_tag(dataset)}.instances")
-    if beside.exists() or os.access(beside.parent, os.W_OK):
-        return beside
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (
-        cache
-        / "stylegan2_icgan"
-        / f"{path.stem}-{int(hashed(*str(path).encode())[0]):016x}{_subset_tag(dataset)}.instances"
-    )
-
-
-def _subset_tag(dataset: ImageFolderDataset) -> str:
-    """A subset is a data set of its own: its features and neighbours never refer to images left out."""
-    return f".subset{len(dataset)}-{dataset.subset_seed}" if dataset.is_subset else ""
+    return companion(dataset.path, f"{dataset.subset_tag}.instances")
 
 
 def open_store(folder: Path, dataset: ImageFolderDataset) -> InstanceStore:
@@ -158,25 +173,36 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"], int(manifest["k"]), int(manifest["num_images"]), manifest["extractor"]["h_dim"]
+        found = manifest["format"]
+        if found == FORMAT:
+            _ = int(manifest["k"]), int(manifest["num_images"]), manifest["extractor"]["h_dim"], manifest["dtype"]
+            _ = manifest["checksums"][FEATURES], manifest["neighbours"]["method"]
     except (OSError, ValueError, TypeError, KeyError):
         if path.exists():
             raise UserError(f"{path} is damaged; delete {folder} and it is made again") from None
         raise UserError(f"{folder} is no instance store: it has no {MANIFEST}; name another --instances=DIR") from None
-    if found[0] != FORMAT:
+    if found != FORMAT:
         raise UserError(
-            f"instance store {folder} has format {found[0]}; this version reads {FORMAT}. Delete it and it is made "
-            "again"
+            f"instance store {folder} has format {found}; this version reads {FORMAT}. Delete it and it is made again"
         )
     return manifest
 
 
 def read_extractor_state(folder: Path) -> dict[str, torch.Tensor]:
     """Fitted tensors of the extractor that made a store; {} where it has none."""
-    file = folder / "extractor.safetensors"
+    file = folder / EXTRACTOR_STATE
     if not file.exists():
         return {}
     try:
         return safetensors.torch.load_file(file)
     except (OSError, SafetensorError):
         raise UserError(f"{file} is damaged; delete {folder} and it is made again") from None
+
+
+def array_checksum(array: np.ndarray, block: int = 1 << 24) -> int:
+    """CRC-32 of an array's elements, read in blocks of so many bytes."""
+    rows = max(block // max(array[:1].nbytes, 1), 1)
+    checksum = 0
+    for start in range(0, len(array), rows):
+        checksum = zlib.crc32(np.ascontiguousarray(array[start : start + rows]), checksum)
+    return checksum

@@ -1,11 +1,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_RUN, invoke
 
-from benchmarks import digits
+from benchmarks import digits, instances, made_features
 from training.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).parents[1]
@@ -43,3 +44,49 @@ def test_digits_classifier_tells_real_digits_from_noise() -> None:
     half = digits.FeatureStats().append(classifier(dataset.images(range(1, 1797, 2)))[0])
     noise = digits.FeatureStats().append(classifier(torch.randint(0, 256, (898, 1, 16, 16), dtype=torch.uint8))[0])
     assert digits.frechet_distance(real, noise) > 20 * digits.frechet_distance(real, half)
+
+
+@pytest.mark.slow
+def test_instances_benchmark_measures_every_row_and_keeps_what_it_has(tmp_path: Path) -> None:
+    out, scratch = tmp_path / "instances.json", tmp_path / "scratch"
+    scratch.mkdir()
+    first = invoke(instances.main, "--quick", f"--out={out}", f"--scratch={scratch}")
+    assert first.exit_code == 0, first.output
+    rows = json.loads(out.read_text())["rows"]
+    assert set(rows) == set(instances.ROWS)
+    assert rows["exact-20k"]["ms_per_query"] > 0
+    assert rows["rerank-100k"]["recall"] >= 0.99
+    assert rows["ivf-unclustered-100k"]["search"]["method"] != "ivf"
+    assert rows["ivf-1280k"]["whole_set_sec"] > rows["ivf-1280k"]["build_sec"]
+    assert rows["loader"]["cached_64px_images_per_sec"] > rows["loader"]["decoded_256px_images_per_sec"]
+    assert list(scratch.iterdir()) == []
+    assert first.output.count("| exact-20k |") == 1
+    again = invoke(instances.main, "--quick", f"--out={out}", "--only=exact-20k")
+    assert json.loads(out.read_text())["rows"]["loader"] == rows["loader"]
+    assert "| loader |" in again.output
+    full = invoke(instances.main, f"--out={out}", "--only=loader")
+    assert full.exit_code == 2
+    assert "holds quick runs; name another file" in full.stderr
+
+
+def test_instances_benchmark_says_when_a_goal_is_missed() -> None:
+    values = {"ms_per_query": 1.5, "recall": 0.995}
+    results = {"quick": False, "rows": {"ivf-100k": values}}
+    assert "ms_per_query <= 1 (MISSED), recall >= 0.99 |" in instances.table(results)
+    assert "MISSED" not in instances.table(results | {"quick": True})
+
+
+def test_instances_benchmark_refuses_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instances, "_free_bytes", lambda folder: 1_000_000)
+    with pytest.raises(instances.UserError, match=r"has 0.0 GB free, ivf-1280k writes 5.2 GB; name a folder"):
+        instances.run_row("ivf-1280k", quick=False, repeats=None, scratch=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_made_features_are_unit_vectors_in_clusters(tmp_path: Path) -> None:
+    features = made_features.clustered(2000, 96)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    made_features.clustered_file(tmp_path / "features.npy", 2000, 96)
+    np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), features.astype(np.float16))
+    nearest = [np.sort(x[:200] @ x.T)[:, -11].mean() for x in (features, made_features.unclustered(2000, 96))]
+    assert nearest[0] > nearest[1] + 0.2

@@ -15,7 +15,7 @@ from torch_utils.command_line import (
     nearest,
     parse_ranges,
 )
-from torch_utils.files import atomic_folder, atomic_write, format_time
+from torch_utils.files import atomic_write, format_time, replace_folder
 from training.config import option
 
 
@@ -141,11 +141,14 @@ def test_atomic_files_and_folders_are_whole_or_not_there(tmp_path) -> None:  # t
     assert target.read_bytes() == b"new"
     folder = tmp_path / "folder"
     for content in ("1", "2"):
-        with atomic_folder(folder) as temporary:
-            (temporary / "inside").write_text(content)
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "inside").write_text(content)
+        replace_folder(tmp_path / "new", folder)
         assert (folder / "inside").read_text() == content
-    with pytest.raises(RuntimeError), atomic_folder(folder) as temporary:
-        raise RuntimeError
+    (tmp_path / "new").mkdir()
+    with pytest.raises(OSError):
+        replace_folder(tmp_path / "new", target)
+    (tmp_path / "new").rmdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (folder / "inside").read_text() == "2"
 

@@ -2,6 +2,8 @@ import io
 import json
 import multiprocessing
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from conftest import pattern_images, write_zip
 
 from torch_utils.command_line import UserError
+from training import decoding
 from training.dataset import Draws, ImageFolderDataset, LabelledSource
 from training.randomness import hashed
 
@@ -62,6 +65,27 @@ def test_dataset_reads_deflated_zips_and_folders_alike(tmp_path: Path, patterns_
         assert other.names == reference.names
         assert other.fingerprint() == reference.fingerprint()
         assert np.array_equal(other[5][0], reference[5][0])
+
+
+def test_dataset_reads_a_folder_for_its_checksums_once(patterns_zip: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(patterns_zip) as archive:
+        archive.extractall(tmp_path / "folder")
+    zipped, folder = ImageFolderDataset(patterns_zip), ImageFolderDataset(tmp_path / "folder")
+    fingerprint = folder.fingerprint()
+    (tmp_path / "folder" / folder.names[3]).unlink()  # nobody looks again
+    assert folder.fingerprint() == fingerprint == zipped.fingerprint()
+    assert [folder.checksum(i) for i in range(40)] == zipped.checksums.tolist()
+    part = ImageFolderDataset(patterns_zip, max_images=9)
+    assert part.checksums.tolist() == [zipped.checksum(zipped.names.index(name)) for name in part.names]
+
+
+def test_dataset_names_a_file_that_vanished_before_its_checksum(patterns_zip: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(patterns_zip) as archive:
+        archive.extractall(tmp_path / "folder")
+    folder = ImageFolderDataset(tmp_path / "folder")
+    (tmp_path / "folder" / folder.names[3]).unlink()
+    with pytest.raises(UserError, match=r"img00000003\.png no such file"):
+        folder.fingerprint()
 
 
 def _sum_of_images(dataset: ImageFolderDataset) -> int:
@@ -204,6 +228,113 @@ def test_dataset_never_changes_pixels_in_silence(tmp_path: Path) -> None:
     PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "turned" / "a.jpg", exif=exif)
     with pytest.raises(UserError, match=r"a\.jpg is stored rotated"):
         ImageFolderDataset(tmp_path / "turned")
+
+
+def _png(pixels: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, format="png", **options)
+    return buffer.getvalue()
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+
+def _with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
+    """A chunk of its own between the header and the pixels."""
+    return png[:33] + _chunk(kind, content) + png[33:]
+
+
+def _interlaced(pixels: np.ndarray) -> bytes:
+    """A grey Adam7 PNG, which Pillow reads but does not write."""
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    rows = [row for y, x, dy, dx in passes for row in pixels[y::dy, x::dx] if row.size]
+    header = len(pixels[0]).to_bytes(4) + len(pixels).to_bytes(4) + bytes([8, 0, 0, 0, 1])
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+
+
+def _outcome(data: bytes) -> tuple[str, bytes]:
+    """Pixels, or the error: all that can be told from outside."""
+    try:
+        pixels = decoding.decode(data)
+    except decoding.Undecodable as error:
+        return str(error), b""
+    return f"{pixels.dtype} {pixels.shape}", pixels.tobytes()
+
+
+def _sample_files() -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    grey, rgb = rng.integers(0, 256, (16, 16), np.uint8), rng.integers(0, 256, (16, 16, 3), np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    palette = PIL.Image.fromarray(rgb).quantize(16)
+    files = {
+        "grey": _png(grey),
+        "rgb": _png(rgb),
+        "photograph": _png(np.cumsum(rgb // 64, axis=1, dtype=np.uint8), compress_level=9),
+        "gamma": _with_chunk(_png(rgb), b"gAMA", (45455).to_bytes(4)),
+        "alpha": _png(rng.integers(0, 256, (16, 16, 4), np.uint8)),
+        "grey alpha": _png(rng.integers(0, 256, (16, 16, 2), np.uint8)),
+        "16 bits": _png(rng.integers(0, 65536, (16, 16)).astype(np.uint16)),
+        "transparent grey": _with_chunk(_png(grey), b"tRNS", b"\0\7"),
+        "transparent rgb": _with_chunk(_png(rgb), b"tRNS", b"\0\7\0\7\0\7"),
+        "rotated": _png(rgb, exif=exif),
+        "interlaced": _interlaced(grey),
+        "one bit": b"",
+        "palette": b"",
+        "jpeg": b"",
+    }
+    for name, image, kind in (
+        ("one bit", PIL.Image.fromarray(grey > 99), "png"),
+        ("palette", palette, "png"),
+        ("jpeg", PIL.Image.fromarray(rgb), "jpeg"),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, format=kind)
+        files[name] = buffer.getvalue()
+    return files
+
+
+@pytest.fixture
+def without_pyspng(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], tuple[str, bytes]]:
+    """What `decode` does where only Pillow is installed."""
+
+    def outcome(data: bytes) -> tuple[str, bytes]:
+        with monkeypatch.context() as patch:
+            patch.setattr(decoding, "_fast_png", lambda: None)
+            return _outcome(data)
+
+    return outcome
+
+
+@pytest.mark.parametrize(("kind", "data"), _sample_files().items(), ids=_sample_files())
+def test_decoders_agree_about_every_kind_of_file(
+    kind: str, data: bytes, without_pyspng: Callable[[bytes], tuple[str, bytes]]
+) -> None:
+    pytest.importorskip("pyspng")
+    says, pixels = _outcome(data)
+    assert (says, pixels) == without_pyspng(data)
+    taken = kind in ("grey", "rgb", "photograph", "gamma", "transparent grey", "transparent rgb", "interlaced", "jpeg")
+    assert bool(pixels) == taken, says
+
+
+def test_fast_decoder_gets_the_plain_files_only() -> None:
+    plain = {kind for kind, data in _sample_files().items() if decoding._is_plain_png(data)}
+    assert plain == {"grey", "rgb", "photograph", "gamma"}
+
+
+def test_decoders_agree_about_every_damaged_byte(without_pyspng: Callable[[bytes], tuple[str, bytes]]) -> None:
+    """pyspng looks at no checksum: on its own it would return wrong pixels for most of these."""
+    pytest.importorskip("pyspng")
+    whole = _sample_files()["photograph"]
+    rng = np.random.default_rng(1)
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= int(rng.integers(1, 256))
+        for data in (bytes(damaged), whole[:place], whole[:place] + whole[place + 1 :]):
+            assert _outcome(data) == without_pyspng(data), place
+    assert _outcome(whole + b"tail") == without_pyspng(whole + b"tail")
 
 
 def test_dataset_refuses_class_conditioning_without_labels(tmp_path: Path) -> None:

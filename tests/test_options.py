@@ -15,6 +15,8 @@ from torch_utils.command_line import UserError
 from training.config import DataOptions, LoopOptions, from_json, kinds_of, to_json
 
 GROUPS = (DataOptions, InstanceOptions, LoopOptions, StyleGAN2Options)
+LEGAL = {"style_mixing": 0.5, "extractor": "resnet50"}  # where not everything of the type is
+NEEDS = {"batch_gpu": ["--batch=64"], "instances_per_class": ["--cond=instance+class"]}  # flags that need others
 FIELDS = [(cls, field) for cls in GROUPS for field in dataclasses.fields(cls)]
 
 
@@ -22,8 +24,8 @@ def another_value(cls: type, field: dataclasses.Field[Any], resolved: Any) -> An
     """A legal value other than the resolved one."""
     if field.metadata["choices"]:
         return next(word for word in field.metadata["choices"] if word != resolved)
-    if field.name == "style_mixing":
-        return 0.5
+    if field.name in LEGAL:
+        return LEGAL[field.name]
     kind = next(kind for kind in kinds_of(typing.get_type_hints(cls)[field.name]) if kind is not type(None))
     if kind is bool:
         return not resolved
@@ -32,18 +34,22 @@ def another_value(cls: type, field: dataclasses.Field[Any], resolved: Any) -> An
     return kind((resolved or 1) * 2)
 
 
+def given(flags: list[str]) -> dict[str, Any]:
+    """Options of the command line."""
+    params = train.main.make_context("train.py", list(flags)).params
+    return {field.name: params[field.name] for _, field in FIELDS}
+
+
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[field.name for _, field in FIELDS])
 def test_every_flag_changes_the_resolved_configuration(cls: type, field: dataclasses.Field[Any]) -> None:
     """A flag that does nothing is the fault this sweep exists for; it goes through the real command line."""
-    before = resolve("tiny", {}, 16).flat()
+    extra = NEEDS.get(field.name, [])
+    before = resolve("tiny", given(extra), 16).flat()
     value = another_value(cls, field, before[field.name])
     name = field.name.replace("_", "-")
     kinds = kinds_of(typing.get_type_hints(cls)[field.name])
     flag = [f"--{name}" if value else f"--no-{name}"] if bool in kinds else [f"--{name}={value}"]
-    extra = {"batch_gpu": ["--batch=64"], "mbstd_group": []}.get(field.name, [])
-    context = train.main.make_context("train.py", [*flag, *extra])
-    flags = {key: given for key, given in context.params.items() if key in before}
-    after = resolve("tiny", flags, 16)
+    after = resolve("tiny", given([*flag, *extra]), 16)
     assert after.flat()[field.name] == value
     assert after.sources[field.name] == "flag"
     changed = {key for key, now in after.flat().items() if now != before[key]}

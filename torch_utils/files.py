@@ -30,36 +30,46 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         raise
 
 
-@contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A new folder that gets its name only when the block ends well. An older folder of that name is replaced."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    temporary.mkdir(parents=True)
+def replace_folder(temporary: Path, path: Path) -> None:
+    """Give a finished folder its name; an older folder of that name is replaced.
+
+    Its files are on the disk (fsync) before the rename.
+    """
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        try:
-            temporary.rename(path)  # where there is nothing, or an empty folder
-        except OSError:
-            if not path.is_dir():
-                raise
-            retired = path.with_name(temporary.name + ".old")  # an older one, or another process was quicker
-            path.rename(retired)
-            temporary.rename(path)
-            shutil.rmtree(retired)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        temporary.rename(path)  # where there is nothing, or an empty folder
+    except OSError:
+        if not path.is_dir():
+            raise
+        retired = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.old")
+        path.rename(retired)
+        temporary.rename(path)
+        shutil.rmtree(retired)
 
 
 def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def companion(data: Path, ending: str) -> Path:
+    """Where what is derived from `data` is kept: beside it, or in the user's cache folder where that can't be written.
+
+    Args:
+        data: a file or folder, `photos.zip`.
+        ending: what tells the companion apart, `.instances` -> `photos.instances`.
+    """
+    path = data.resolve()
+    beside = path.with_name(path.stem + ending)
+    if beside.exists() or os.access(beside.parent, os.W_OK):
+        return beside
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    tag = hashlib.sha256(str(path).encode()).hexdigest()[:16]  # other folders may hold data of the same name
+    return cache / "stylegan2_icgan" / f"{path.stem}-{tag}{ending}"
 
 
 class Countdown:

@@ -43,7 +43,21 @@ class DataOptions:
     )
     subset: int | None = option(None, "Train on this many random images only.  [default: all]", unit="N")
     mirror: bool = option(False, "DA(d): flip what the discriminator sees, real and fake, with probability 1/2.")
-    cache: str = option("auto", "Keep decoded images in memory; auto: when they fit.", choices=("auto", "ram", "none"))
+    sampling: str = option(
+        "instance",
+        "instance: all instances alike, then a neighbour; class: a class, an image of it, an instance it is near to.",
+        choices=("instance", "class"),
+    )
+    class_temperature: float | None = option(
+        None,
+        "For --sampling=class: p(y) ~ (share of y)^(1/T); 1: as in the data.  [default: all classes alike]",
+        unit="T",
+    )
+    cache: str = option(
+        "auto",
+        "Where decoded images are kept; auto: on the GPU or in memory, when they fit. disk: a file beside the data.",
+        choices=("auto", "gpu", "ram", "disk", "none"),
+    )
     workers: int | None = option(None, "Loader processes.  [default: 0 when images are in memory, else 2]", unit="N")
 
 

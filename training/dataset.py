@@ -1,28 +1,30 @@
 """A zip or a folder of images, as StyleGAN2-ADA lays it out, and what the trainer asks of a data set."""
 
 import hashlib
-import io
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import PIL.Image
 import torch
 
 from torch_utils.command_line import UserError
 from torch_utils.images import read_file
+from training import cache
 from training.archive import Member, list_zip, read_member
+from training.class_prior import ClassDraws
 from training.condition import Condition, Exemplars, Sample, thumbnails
+from training.decoding import Undecodable, decode
 from training.image_source import class_numbers
 from training.randomness import integers, permutation
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-EXIF_ORIENTATION = 0x0112
+READERS = 8  # threads that read a folder for its checksums: more wait for a disk than compute
 
 
 class Draws(NamedTuple):
@@ -51,7 +53,7 @@ class SampleSource(Protocol):
     def h_dim(self) -> int: ...
     def __len__(self) -> int: ...
     def __getitem__(self, draws: Draws) -> Sample:
-        """The real samples of `draws`, as one batch."""
+        """The real samples of `draws`, as one batch; the images may be on the training device already."""
         ...
 
     def conditions(self, draws: Draws) -> Condition:
@@ -101,7 +103,7 @@ class ImageFolderDataset:
         kept = np.sort(permutation(len(all_names), subset_seed)[:max_images])
         self.names = [all_names[i] for i in kept]
 
-        self._cache: torch.Tensor | None = None
+        self._decoded: cache.Decoded | None = None
         first = self.image(0)
         self.num_channels, self.resolution = int(first.shape[0]), int(first.shape[1])
         if first.shape[1] != first.shape[2] or self.resolution & (self.resolution - 1) or self.resolution < 8:
@@ -136,36 +138,47 @@ class ImageFolderDataset:
         Raises:
             UserError: the file can't be decoded, or has another shape than the first; the file is named.
         """
-        name = self.names[i]
-        where, remedy = f"--data={self.path}: {name}", "convert the data with dataset_tool.py convert"
-        try:
-            decoded = PIL.Image.open(io.BytesIO(self._read(name)))
-            pixels = np.array(decoded)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files, and ImageRefused
-            reason = "not an image" if isinstance(error, PIL.UnidentifiedImageError) else error
-            raise UserError(f"{where} can't be read ({reason}); {remedy}") from None
-        if decoded.mode not in ("L", "RGB") or pixels.dtype != np.uint8:
-            raise UserError(f"{where} has pixels of kind {decoded.mode}; expected 8-bit grey or RGB: {remedy}")
-        if decoded.getexif().get(EXIF_ORIENTATION, 1) != 1:
-            raise UserError(f"{where} is stored rotated (EXIF); expected it upright: {remedy}")
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        if i and pixels.shape != self.image_shape:
-            raise UserError(
-                f"--data={self.path}: {name} is {list(pixels.shape)}, {self.names[0]} is {list(self.image_shape)} "
-                "(channels, height, width); expected one shape. Convert with: python dataset_tool.py convert "
-                "--resolution=..."
-            )
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(self._pixels(i))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.num_channels, self.resolution, self.resolution
 
     def images(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """uint8 [N, C, H, W]; from the decoded cache when there is one."""
-        if self._cache is not None:
-            return self._cache[torch.as_tensor(np.asarray(indices))]
-        return torch.from_numpy(np.stack([self.image(int(i)) for i in indices]))
+        """uint8 [N, C, H, W]; from the decoded images when they are kept. On the CPU, wherever those are."""
+        return self.training_images(indices).cpu()
+
+    def training_images(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """`images`, left on the training device when the decoded images are kept there."""
+        if self._decoded is not None:
+            return self._decoded.take(indices)
+        return torch.from_numpy(self.decode_images(indices))
+
+    def decode_images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 [N, C, H, W], read from their files."""
+        images = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
+        for image, i in zip(images, indices, strict=True):
+            image[...] = self._pixels(int(i))
+        return images
+
+    def _pixels(self, i: int) -> np.ndarray:
+        name, remedy = self.names[i], "convert the data with dataset_tool.py convert"
+        where = f"--data={self.path}: {name}"
+        try:
+            pixels = decode(self._read(name))
+        except Undecodable as error:
+            raise UserError(f"{where} {error}; {remedy}") from None
+        except (OSError, ValueError) as error:  # ImageRefused among them
+            raise UserError(f"{where} can't be read ({error}); {remedy}") from None
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if i and pixels.shape != self.image_shape:
+            raise UserError(
+                f"{where} is {list(pixels.shape)}, {self.names[0]} is {list(self.image_shape)} (channels, height, "
+                "width); expected one shape. Convert with: python dataset_tool.py convert --resolution=..."
+            )
+        return pixels
+
+    # -- decoded images -------------------------------------------------------------------------------------------
 
     @property
     def decoded_bytes(self) -> int:
@@ -174,14 +187,30 @@ class ImageFolderDataset:
 
     @property
     def in_memory(self) -> bool:
-        return self._cache is not None
+        """Whether images come from memory, of the machine or of the training device: no other process is any help."""
+        return self._decoded is not None and self._decoded.file is None
 
-    def decode_into_memory(self) -> None:
+    def decode_into_memory(self, say: Callable[[str], None] = lambda line: None) -> None:
         """Decode every image once and answer from memory from then on."""
-        cache = torch.empty(len(self), *self.image_shape, dtype=torch.uint8)
-        for i in range(len(self)):
-            cache[i] = torch.from_numpy(self.image(i))
-        self._cache = cache
+        self._decoded = cache.in_memory(self, say)
+
+    def decode_onto(self, device: torch.device, say: Callable[[str], None] = lambda line: None) -> None:
+        """The same, from the memory of the device that trains; worker processes can't be used then."""
+        self._decoded = cache.on_device(self, device, say)
+
+    def decode_to_disk(self, say: Callable[[str], None] = lambda line: None) -> None:
+        """The same, from a file of decoded images; made once, and again when the data has changed."""
+        self._decoded = cache.on_disk(self, say)
+
+    def use_decoded_file(self) -> bool:
+        """Answer from the file of decoded images if an earlier run has made it; whether it has."""
+        self._decoded = cache.find_on_disk(self)
+        return self._decoded is not None
+
+    @property
+    def subset_tag(self) -> str:
+        """Part of the names of files made of a subset; '' for all images."""
+        return f".subset{len(self)}-{self.subset_seed}" if self.is_subset else ""
 
     # -- labels ---------------------------------------------------------------------------------------------------
 
@@ -243,15 +272,39 @@ class ImageFolderDataset:
 
     # -- files ----------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def checksums(self) -> np.ndarray:
+        """uint32 [N] CRC-32 of the bytes of every image file: free in a zip (its directory has them), read in a folder.
+
+        Raises:
+            UserError: a file of a folder that can't be read.
+        """
+        members = [self._members[name] for name in self.names]
+        if self.path.is_dir():
+            with ThreadPoolExecutor(READERS) as readers:
+                found = list(readers.map(self._checksum_of_file, self.names))
+        else:
+            found = [member.crc for member in members if member is not None]
+        return np.array(found, dtype=np.uint32)
+
     def checksum(self, i: int) -> int:
-        """CRC-32 of the bytes of image file `i`: free in a zip (it is in the directory), read once in a folder."""
-        member = self._members[self.names[i]]
-        return zlib.crc32(self._read(self.names[i])) if member is None else member.crc
+        """CRC-32 of the bytes of image file `i`."""
+        return int(self.checksums[i])
 
     def fingerprint(self) -> str:
         """SHA-256 over names and checksums of all images: equal for equal content, however it is packed."""
-        lines = (f"{self.checksum(i):08x} {name}\n" for i, name in enumerate(self.names))
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        lines = (f"{crc:08x} {name}\n" for crc, name in zip(self.checksums.tolist(), self.names, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def _checksum_of_file(self, name: str) -> int:
+        try:
+            return zlib.crc32(read_file(self.path / name))
+        except ValueError as error:
+            raise UserError(f"--data={self.path}: {name} {error}; mend it, or convert the data again") from None
 
     def _read(self, name: str) -> bytes:
         member = self._members[name]
@@ -262,7 +315,8 @@ class ImageFolderDataset:
         return read_member(self._descriptor, member)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_descriptor": None}  # a worker opens the file itself
+        decoded = None if self.in_memory else self._decoded  # never copied into a worker; a file is mapped there
+        return self.__dict__ | {"_descriptor": None, "_decoded": decoded}  # a worker opens the zip itself
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:
@@ -271,12 +325,21 @@ class ImageFolderDataset:
 
 
 class LabelledSource:
-    """An `ImageFolderDataset` as the trainer wants it: unconditional, or conditioned on the image's own class."""
+    """An `ImageFolderDataset` as the trainer wants it: unconditional, or conditioned on the image's own class.
+
+    Args:
+        dataset: the images.
+        sampling: 'instance' shows every image equally often; 'class' draws a class, then an image of it.
+        class_temperature: of the class prior for 'class'; None: all classes alike.
+    """
 
     h_dim = 0
 
-    def __init__(self, dataset: ImageFolderDataset) -> None:
+    def __init__(
+        self, dataset: ImageFolderDataset, sampling: str = "instance", class_temperature: float | None = None
+    ) -> None:
         self.dataset = dataset
+        self._by_class = ClassDraws(_ids(dataset), class_temperature) if sampling == "class" else None
         self.name, self.c_dim = dataset.name, dataset.c_dim
         self.resolution, self.num_channels = dataset.resolution, dataset.num_channels
 
@@ -284,12 +347,17 @@ class LabelledSource:
         return len(self.dataset)
 
     def __getitem__(self, draws: Draws) -> Sample:
-        index = torch.from_numpy(draws.index)
-        c = self.dataset.labels(draws.index)
-        return Sample(self.dataset.images(draws.index), c, torch.zeros(len(index), 0), index)
+        j = self._draw(draws)
+        h = torch.zeros(len(j), 0)
+        return Sample(self.dataset.training_images(j), self.dataset.labels(j), h, torch.from_numpy(j))
 
     def conditions(self, draws: Draws) -> Condition:
-        return Condition(self.dataset.labels(draws.index), torch.zeros(len(draws.index), 0))
+        j = self._draw(draws)
+        return Condition(self.dataset.labels(j), torch.zeros(len(j), 0))
+
+    def _draw(self, draws: Draws) -> np.ndarray:
+        """The images, int64 [N]."""
+        return draws.index if self._by_class is None else self._by_class.images(draws.seed)
 
     def showcase(self, rows: int, columns: int) -> tuple[Condition, torch.Tensor]:
         """A row per class with images of it; without labels, rows with no explaining image (columns = 0)."""
@@ -309,6 +377,13 @@ class LabelledSource:
         condition, images = self.showcase(min(count, num_present), 1)
         names = [f"class {row}" for row in condition.c.argmax(dim=1).tolist()] if self.c_dim else []
         return Exemplars(condition, thumbnails(images.flatten(0, 1)), names)
+
+
+def _ids(dataset: ImageFolderDataset) -> np.ndarray:
+    """Class of every image; the check of the options has made sure that there are some."""
+    if dataset.class_ids is None:
+        raise ValueError(f"{dataset.path} has no classes to draw from")
+    return dataset.class_ids
 
 
 def _list_members(path: Path) -> dict[str, Member | None]:

@@ -1,16 +1,15 @@
 """Which samples a run sees, as a function of its seed and position, and the loader that fetches them."""
 
 import functools
-import signal
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from training.condition import Sample
 from training.dataset import Draws, SampleSource
 from training.randomness import hashed, integers, permutation
+from training.workers import in_order
 
 _REAL, _FAKE = 1, 2  # streams of randomness
 
@@ -49,33 +48,15 @@ class _Batches(torch.utils.data.Sampler[Draws]):
             position += self.batch
 
 
-class _SourceAsDataset(Dataset[Sample]):
-    """`DataLoader` wants its own base class; a whole batch of draws is one index to it."""
-
-    def __init__(self, source: SampleSource) -> None:
-        self.source = source
-
-    def __getitem__(self, draws: Draws) -> Sample:
-        return self.source[draws]
-
-
-def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM often reach the whole process group: the trainer saves, and still needs its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
 def make_loader(
     source: SampleSource, seed: int, start: int, batch: int, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Sample]:
     """Endless batches of real samples, beginning at position `start`; the same ones whatever `workers` is."""
-    loader = DataLoader(
-        _SourceAsDataset(source),
-        sampler=_Batches(len(source), seed, start, batch),
-        batch_size=None,  # a draw is a batch already
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_parent,
-    )
-    return iter(loader)
+    batches = _Batches(len(source), seed, start, batch)
+    samples = in_order(source.__getitem__, batches, workers, pin_memory)
+    return map(_pinned, samples) if pin_memory and not workers else samples
+
+
+def _pinned(sample: Sample) -> Sample:
+    """The sample in pinned memory; what is on the training device stays there."""
+    return Sample(*(field if field.is_cuda else field.pin_memory() for field in sample))

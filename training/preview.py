@@ -24,7 +24,7 @@ class Preview:
         self.condition = condition.repeat_interleave(COLUMNS)
         self.z = z_from_seeds(range(ROWS * COLUMNS), z_dim)
         index = permutation(len(source), 0)[np.arange(ROWS * (EXPLAINING + COLUMNS)) % len(source)]
-        self.reals = source[Draws(index, hashed(0, index))].image
+        self.reals = source[Draws(index, hashed(0, index))].image.cpu()
         self.scale = sheet_scale(source.resolution)
 
     def save_reals(self, path: Path) -> None:

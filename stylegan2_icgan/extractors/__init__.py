@@ -1,0 +1,1 @@
+"""How an image becomes a feature; `stylegan2_icgan.features` is their table."""

@@ -1,0 +1,1 @@
+"""Ways to find nearest neighbours; `stylegan2_icgan.neighbours` is their door."""
