@@ -21,7 +21,7 @@ from stylegan2_icgan.systems.stylegan2 import StyleGAN2Options
 from torch_utils.command_line import Command, NearestChoice, UserError, dataclass_options
 from torch_utils.files import format_time
 from torch_utils.misc import keep_large_buffers, module_table, pick_device
-from training.augment import identity, random_mirror
+from training.augment import Augmentation, AugmentOptions
 from training.checkpoint import Recipe, read_state
 from training.config import DataOptions, LoopOptions
 from training.dataset import ImageFolderDataset
@@ -46,7 +46,7 @@ EXIT_CODES = {"done": 0, "time limit": 0, "SIGINT": 130, "SIGTERM": 143}
 @click.option("--cfg", type=NearestChoice(list(PRESETS)), help="Preset; flags override it.  [default: auto]")
 @click.option("--resume", help="Continue a run: its folder, one of its states, or 'latest'.", metavar="RUN")
 @click.option("-n", "--dry-run", is_flag=True, help="Print options, networks, memory and time; train nothing.")
-@dataclass_options(DataOptions, InstanceOptions, LoopOptions, StyleGAN2Options)
+@dataclass_options(DataOptions, InstanceOptions, LoopOptions, AugmentOptions, StyleGAN2Options)
 def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **flags: Any) -> int:
     keep_large_buffers()
     run = state = None
@@ -68,7 +68,7 @@ def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **fla
     written = options.json() | {"dataset": {"num_images": len(dataset), "fingerprint": dataset.fingerprint()}}
     recipe = Recipe(options.system, written["model"], shape, written)
     system = make_system(recipe, options.loop.seed)
-    augment = random_mirror if options.data.mirror else identity
+    augment = Augmentation(options.augment, options.data.mirror).to(device)
 
     if dry_run:
         click.echo(json.dumps(written, indent=2))

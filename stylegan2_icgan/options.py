@@ -10,6 +10,7 @@ from stylegan2_icgan.making import StoreOptions
 from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.systems import SYSTEMS
 from torch_utils.command_line import UserError, nearest
+from training.augment import AugmentOptions, check_augment
 from training.config import DataOptions, LoopOptions, from_json, option, to_json
 
 
@@ -27,6 +28,8 @@ class InstanceOptions(StoreOptions):
     )
 
 
+SHARED = {"data": DataOptions, "instances": InstanceOptions, "loop": LoopOptions, "augment": AugmentOptions}
+GROUPS = (*SHARED, "model")
 RESUMABLE = ("data", "cache", "workers", "instances", "kimg", "snap", "minutes", "device")  # what --resume may change
 
 
@@ -39,6 +42,7 @@ class TrainingOptions:
     data: DataOptions
     instances: InstanceOptions
     loop: LoopOptions
+    augment: AugmentOptions
     model: Any  # the system's own options
     sources: Mapping[str, str]  # option -> 'flag', 'cfg tiny', 'default' or how it was derived
 
@@ -51,14 +55,12 @@ class TrainingOptions:
         return "instance" in self.data.cond
 
     def json(self) -> dict[str, Any]:
-        groups = {name: to_json(getattr(self, name)) for name in ("data", "instances", "loop", "model")}
+        groups = {name: to_json(getattr(self, name)) for name in GROUPS}
         return {"cfg": self.cfg, "system": self.system, **groups, "sources": dict(self.sources)}
 
     def flat(self) -> dict[str, Any]:
         """option -> value, over all groups."""
-        return {
-            k: v for name in ("data", "instances", "loop", "model") for k, v in to_json(getattr(self, name)).items()
-        }
+        return {k: v for name in GROUPS for k, v in to_json(getattr(self, name)).items()}
 
 
 def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOptions:
@@ -76,7 +78,7 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
         raise UserError(f"--cfg={cfg} is unknown; there are {', '.join(PRESETS)}.{nearest(cfg, PRESETS)}")
     system, row = PRESETS[cfg]
     kind = SYSTEMS[system]
-    groups = {"data": DataOptions, "instances": InstanceOptions, "loop": LoopOptions, "model": kind.options}
+    groups = SHARED | {"model": kind.options}
     names = {field.name: group for group, cls in groups.items() for field in dataclasses.fields(cls)}
 
     values: dict[str, Any] = {f.name: f.default for cls in groups.values() for f in dataclasses.fields(cls)}
@@ -99,10 +101,12 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
     for name, (value, why) in kind.derive(group("model"), resolution, loop.batch, batch_gpu).items():
         if values[name] is None:
             values[name], sources[name] = value, f"derived: {why}"
-    resolved = TrainingOptions(cfg, system, group("data"), group("instances"), loop, group("model"), sources)
+    shared = {name: group(name) for name in SHARED}
+    resolved = TrainingOptions(cfg, system, **shared, model=group("model"), sources=sources)
     if (resolved.data.workers or 0) < 0:
         raise UserError(f"--workers={resolved.data.workers}: expected 0 or more")
     _check_instances(resolved)
+    check_augment(resolved.augment, lambda name: sources[name] == "flag")
     kind.check(resolved.model, resolution, batch_gpu)
     return resolved
 
@@ -121,6 +125,7 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
             from_json(DataOptions, content["data"], where),
             from_json(InstanceOptions, content["instances"], where),
             from_json(LoopOptions, content["loop"], where),
+            from_json(AugmentOptions, content.get("augment", {}), where),  # older runs had none
             from_json(cls, content["model"], where),
             dict(content["sources"]),
         )

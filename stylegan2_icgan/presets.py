@@ -17,6 +17,7 @@ def _auto(resolution: int) -> dict[str, Any]:
         "d_lr": 0.002 if resolution >= 1024 else 0.0025,
         "ema_kimg": batch * 10 / 32,  # half-life in proportion to the batch
         "map_layers": 2,  # trains more stably than 8 on small data
+        "aug": "ada",  # as its automatic configuration
         "k": 50,  # IC-GAN section 4, ImageNet
     }
 

@@ -12,11 +12,23 @@ import train
 from stylegan2_icgan.options import InstanceOptions, resolve, restore
 from stylegan2_icgan.systems.stylegan2 import StyleGAN2Options
 from torch_utils.command_line import UserError
+from training.augment import AugmentOptions
 from training.config import DataOptions, LoopOptions, from_json, kinds_of, to_json
 
-GROUPS = (DataOptions, InstanceOptions, LoopOptions, StyleGAN2Options)
-LEGAL = {"style_mixing": 0.5, "extractor": "resnet50"}  # where not everything of the type is
-NEEDS = {"batch_gpu": ["--batch=64"], "instances_per_class": ["--cond=instance+class"]}  # flags that need others
+GROUPS = (DataOptions, InstanceOptions, LoopOptions, AugmentOptions, StyleGAN2Options)
+LEGAL = {  # where not everything of the type is
+    "style_mixing": 0.5,
+    "extractor": "resnet50",
+    "diffaug": "translation",
+    "target": 0.5,
+    "p": 0.3,
+}
+NEEDS = {  # flags that need others
+    "batch_gpu": ["--batch=64"],
+    "instances_per_class": ["--cond=instance+class"],
+    "diffaug": ["--aug=diffaug"],
+    **{name: ["--aug=ada"] for name in ("p", "target", "ada_kimg", "augpipe")},
+}
 FIELDS = [(cls, field) for cls in GROUPS for field in dataclasses.fields(cls)]
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from torch_utils import training_stats
 from training.condition import Condition
+from training.networks.spectral_norm import Embedding, SNEmbedding
 from training.step import Step
 
 Generate = Callable[[Step, torch.Tensor, Condition], torch.Tensor]  # (step, z, condition) -> fake images
@@ -76,6 +77,7 @@ class DLogisticFake:
 def d_logistic_real(step: Step) -> torch.Tensor:
     """-log sigmoid D(x) (arXiv 1406.2661, eq. 1, first term)."""
     logits = _logits(step, step.real, step.real_cond)
+    step.observe(logits)
     loss = F.softplus(-logits)
     training_stats.report("Loss/D/real", loss)
     training_stats.report("Loss/scores/real", logits)
@@ -146,3 +148,76 @@ def path_lengths(images: torch.Tensor, ws: torch.Tensor, noise: torch.Tensor) ->
     (gradient,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
     lengths: torch.Tensor = gradient.square().sum(dim=2).mean(dim=1).sqrt()
     return lengths
+
+
+def generated(step: Step, z: torch.Tensor, cond: Condition) -> torch.Tensor:
+    """Fakes of a generator without styles."""
+    images: torch.Tensor = step.G(z, cond.c, cond.h)
+    return images
+
+
+def d_hinge_real(step: Step) -> torch.Tensor:
+    """max(0, 1 - D(x)) (Lim and Ye, arXiv 1705.02894; SAGAN, arXiv 1805.08318, eq. 4, first term)."""
+    logits = _logits(step, step.real, step.real_cond)
+    step.observe(logits)
+    loss = F.relu(1 - logits)
+    training_stats.report("Loss/D/real", loss)
+    training_stats.report("Loss/scores/real", logits)
+    training_stats.report("Loss/signs/real", logits.sign())
+    return loss
+
+
+class DHingeFake:
+    """max(0, 1 + D(G(z))) (arXiv 1805.08318, eq. 4, second term)."""
+
+    def __init__(self, generate: Generate = generated) -> None:
+        self.generate = generate
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        with torch.no_grad():
+            images = self.generate(step, step.z, step.gen_cond)
+        loss = F.relu(1 + _logits(step, images, step.gen_cond))
+        training_stats.report("Loss/D/fake", loss)
+        return loss
+
+
+class GHinge:
+    """-D(G(z)) (arXiv 1805.08318, eq. 4, the generator's)."""
+
+    def __init__(self, generate: Generate = generated) -> None:
+        self.generate = generate
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        logits = _logits(step, self.generate(step, step.z, step.gen_cond), step.gen_cond)
+        training_stats.report("Loss/G/loss", -logits)
+        training_stats.report("Loss/scores/fake", logits)
+        training_stats.report("Loss/signs/fake", logits.sign())
+        return -logits
+
+
+class OrthogonalRegularization:
+    """beta / 2 * |W W^T * (1 - I)|^2 over the weights of a network (BigGAN, arXiv 1809.11096, eq. 3).
+
+    The factor 1/2 makes the gradient 2 beta (W W^T * (1 - I)) W, that of the published code, to which published values
+    of beta refer. W has a row for each output; vectors and tables of labels are left alone.
+
+    Args:
+        network: its name in the step.
+        weight: beta; the paper's is 1e-4.
+    """
+
+    def __init__(self, network: str, weight: float) -> None:
+        self.network, self.weight = network, weight
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        penalty = torch.zeros(1, device=step.z.device)
+        for module in step.networks[self.network].modules():
+            if isinstance(module, Embedding | SNEmbedding):
+                continue
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim >= 2:
+                    rows = parameter.flatten(1)
+                    gram = rows @ rows.t()
+                    penalty = penalty + (gram - gram.diag().diag()).square().sum()
+        training_stats.report(f"Loss/{self.network}/ortho", penalty)
+        return penalty * (self.weight / 2)

@@ -118,6 +118,7 @@ def tick_line(stats: Mapping[str, Mapping[str, float]]) -> str:
         f"memory {mean('Resources/memory_gb'):<5.2f} GB  "
         f"G {mean('Loss/G/loss'):<6.3f} D {mean('Loss/D/real') + mean('Loss/D/fake'):<6.3f} "
         f"D(real) {mean('Loss/scores/real'):+.2f} D(fake) {mean('Loss/scores/fake'):+.2f}"
+        + (f" augment {mean('Progress/augment'):.3f}" if "Progress/augment" in stats else "")
     )
 
 

@@ -8,6 +8,10 @@ import torch
 from training.condition import Condition
 
 
+def nobody(logits: torch.Tensor) -> None:
+    """Listens to nothing."""
+
+
 @dataclass(frozen=True)
 class Step:
     """Everything a loss term may look at, for one round (micro-batch) of one phase."""
@@ -18,6 +22,7 @@ class Step:
     z: torch.Tensor  # float32 [N, z_dim] ~ N(0, 1)
     gen_cond: Condition  # for the fakes, N rows
     augment: Callable[[torch.Tensor], torch.Tensor]  # what the discriminator sees of an image, real or fake
+    observe: Callable[[torch.Tensor], None] = nobody  # is told D(real) by the term that trains D on real images
 
     @property
     def G(self) -> torch.nn.Module:

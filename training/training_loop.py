@@ -1,13 +1,13 @@
 """The story of a run: from a batch of real images to a snapshot on disk."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from torch_utils import training_stats
+from training.augment import Augmentation
 from training.checkpoint import Recipe, Snapshot, restore_state, save_snapshot, save_state
 from training.condition import Condition
 from training.config import LoopOptions
@@ -33,7 +33,7 @@ def training_loop(
     source: SampleSource,
     loop: LoopOptions,
     device: torch.device,
-    augment: Callable[[torch.Tensor], torch.Tensor],
+    augment: Augmentation,
     workers: int = 0,
     num_exemplars: int = 1000,
     resume_from: dict[str, Any] | None = None,  # what read_state gave
@@ -55,7 +55,7 @@ def training_loop(
         network.to(device).train()
     ema = Ema(system.networks["G"], loop.ema_kimg, loop.ema_rampup or None)
     collector = training_stats.Collector()
-    members = system.stateful() | {"G_ema": ema, "stats": collector}
+    members = system.stateful() | augment.to(device).stateful() | {"G_ema": ema, "stats": collector}
 
     # Pick up where the last state left off.
     cur_nimg, num_steps, total_sec = 0, 0, 0.0
@@ -95,10 +95,11 @@ def training_loop(
                 gen_cond = source.conditions(draws).to(device)
                 z = torch.randn(loop.batch, system.networks["G"].z_dim, device=device)
                 parts = zip(*(rows.split(batch_gpu) for rows in (real, real_cond, z, gen_cond)), strict=True)
-                rounds = [Step(system.networks, x, x_cond, noise, cond, augment) for x, x_cond, noise, cond in parts]
+                rounds = [Step(system.networks, *part, augment, augment.observe) for part in parts]
                 system.run(phase, rounds)
 
-            # Move the average generator.
+            # Move the average generator, and the strength of the augmentation.
+            augment.end_step(loop.batch)
             cur_nimg, num_steps = cur_nimg + loop.batch, num_steps + 1
             ema.update(system.networks["G"], cur_nimg, loop.batch)
             progress.advance(cur_nimg)
@@ -115,6 +116,7 @@ def training_loop(
             if ticked or end == "done":
                 training_stats.report("Progress/tick", cur_nimg // tick_nimg)
                 training_stats.report("Progress/kimg", cur_nimg / 1000)
+                augment.report()
                 training_stats.report("Timing/sec_per_tick", tick_sec)
                 training_stats.report("Timing/sec_per_kimg", tick_sec / (cur_nimg - tick_start_nimg) * 1000)
                 training_stats.report("Timing/total_sec", total_sec)
