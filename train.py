@@ -17,7 +17,7 @@ from stylegan2_icgan.models import make_system
 from stylegan2_icgan.options import InstanceOptions, TrainingOptions, resolve, restore
 from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.sources import make_source, open_dataset
-from stylegan2_icgan.systems.stylegan2 import StyleGAN2Options
+from stylegan2_icgan.systems import model_flags
 from torch_utils.command_line import Command, NearestChoice, UserError, dataclass_options
 from torch_utils.files import format_time
 from torch_utils.misc import keep_large_buffers, module_table, pick_device
@@ -46,7 +46,7 @@ EXIT_CODES = {"done": 0, "time limit": 0, "SIGINT": 130, "SIGTERM": 143}
 @click.option("--cfg", type=NearestChoice(list(PRESETS)), help="Preset; flags override it.  [default: auto]")
 @click.option("--resume", help="Continue a run: its folder, one of its states, or 'latest'.", metavar="RUN")
 @click.option("-n", "--dry-run", is_flag=True, help="Print options, networks, memory and time; train nothing.")
-@dataclass_options(DataOptions, InstanceOptions, LoopOptions, AugmentOptions, StyleGAN2Options)
+@dataclass_options(DataOptions, InstanceOptions, LoopOptions, AugmentOptions, model_flags())
 def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **flags: Any) -> int:
     keep_large_buffers()
     run = state = None

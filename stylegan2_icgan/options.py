@@ -180,5 +180,6 @@ def _check_loop(loop: LoopOptions) -> None:
         raise UserError(
             f"--batch={loop.batch} is not a multiple of --batch-gpu={loop.batch_gpu}; the rounds must be equal"
         )
-    if not (0 <= loop.ema_kimg < float("inf") and 0 <= (loop.ema_rampup or 0) < float("inf")):
-        raise UserError(f"--ema-kimg={loop.ema_kimg} --ema-rampup={loop.ema_rampup}: expected 0 or more")
+    for name in ("ema_kimg", "ema_rampup", "ema_start"):
+        if not 0 <= (getattr(loop, name) or 0) < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')}={getattr(loop, name)}: expected 0 or more")

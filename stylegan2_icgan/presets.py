@@ -47,7 +47,119 @@ def _tiny(resolution: int) -> dict[str, Any]:
     }
 
 
+STEPS_HALF = 6.931  # thousands of steps in which a moving average of decay 0.9999 forgets half
+
+
+def _icgan_biggan(resolution: int) -> dict[str, Any]:
+    """IC-GAN on BigGAN as published for ImageNet without labels (IC-GAN, arXiv 2109.05070, appendix B)."""
+    small = resolution <= 64
+    batch = 256 if small else 2048  # in all; --batch-gpu says how many at a time
+    return {
+        "batch": batch,
+        "ch": 64 if small else 96,
+        "g_lr": 1e-4 if small else 4e-5,
+        "d_lr": 1e-4,
+        "d_steps": 1,
+        "ema_kimg": STEPS_HALF * batch,
+        "ema_rampup": 0.0,
+        "ema_start": 20.0 * batch,  # 20,000 steps
+        "mirror": True,  # DA(d)
+        "mirror_instances": resolution < 256,  # DA(i)
+        "k": 50,
+    }
+
+
+def _icgan_biggan_coco(resolution: int) -> dict[str, Any]:
+    """IC-GAN on BigGAN as published for COCO-Stuff (IC-GAN, arXiv 2109.05070, appendix B)."""
+    return {
+        "batch": 256,
+        "ch": 48,
+        "g_lr": 1e-4,
+        "d_lr": 4e-4 if resolution < 256 else 1e-4,
+        "d_steps": 1,
+        "ema_kimg": STEPS_HALF * 256,
+        "ema_rampup": 0.0,
+        "ema_start": 20.0 * 256,
+        "mirror": True,
+        "mirror_instances": True,
+        "aug": "diffaug",  # small data: a discriminator overfits sooner
+        "diffaug": "translation",
+        "k": 5,
+    }
+
+
+def _biggan(resolution: int) -> dict[str, Any]:
+    """A start for any resolution on one GPU: half of the published width, a small batch."""
+    return {
+        "batch": 64,
+        "g_lr": 1e-4,
+        "d_lr": 4e-4,  # two learning rates (TTUR, arXiv 1706.08500)
+        "d_steps": 1,
+        "ema_kimg": 10.0,
+        "aug": "diffaug",
+        "k": 50,
+    }
+
+
+def _sagan(resolution: int) -> dict[str, Any]:
+    """SAGAN (arXiv 1805.08318, section 4): no hierarchy, an embedding in every layer, one step each."""
+    return {
+        "batch": 256,
+        "z_dim": 128,
+        "shared": False,
+        "hier": False,
+        "init": "xavier",
+        "bn_momentum": 0.001,
+        "attention": "32" if resolution >= 64 else None,
+        "g_lr": 1e-4,
+        "d_lr": 4e-4,
+        "d_steps": 1,
+        "k": 50,
+    }
+
+
+def _biggan_deep(resolution: int) -> dict[str, Any]:
+    """BigGAN-deep (arXiv 1809.11096, appendix B): bottleneck blocks, the whole of z everywhere; trained as BigGAN."""
+    return {
+        "batch": 2048,
+        "deep": True,
+        "z_dim": 128,
+        "ch": 128,
+        "ema_kimg": STEPS_HALF * 2048,
+        "ema_rampup": 0.0,
+        "ema_start": 20.0 * 2048,
+        "k": 50,
+    }
+
+
+def _biggan_tiny(resolution: int) -> dict[str, Any]:
+    """Minutes on two CPU cores, for images of up to 32 pixels; tried on the digits, seed 0."""
+    return {
+        "batch": 16,
+        "kimg": 30.0,
+        "tick": 2.0,
+        "snap": 5,
+        "z_dim": 24,
+        "ch": 4,
+        "shared_dim": 16,
+        "shared_dim_feat": 32,
+        "attention": "8",
+        "g_lr": 1e-3,
+        "d_lr": 2e-3,
+        "d_steps": 1,
+        "ema_kimg": 0.5,
+        "threads": 1,
+        "k": 10,
+    }
+
+
 PRESETS: dict[str, tuple[str, Callable[[int], dict[str, Any]]]] = {  # name -> system, values at a resolution
     "auto": ("stylegan2", _auto),
     "tiny": ("stylegan2", _tiny),
+    "biggan": ("biggan", _biggan),
+    "biggan-deep": ("biggan", _biggan_deep),
+    "biggan-tiny": ("biggan", _biggan_tiny),
+    "sagan": ("biggan", _sagan),
+    "icgan-biggan": ("biggan", _icgan_biggan),
+    "icgan-biggan-coco": ("biggan", _icgan_biggan_coco),
 }

@@ -10,6 +10,7 @@ from conftest import invoke
 
 import train
 from stylegan2_icgan.options import InstanceOptions, resolve, restore
+from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.systems.stylegan2 import StyleGAN2Options
 from torch_utils.command_line import UserError
 from training.augment import AugmentOptions
@@ -148,7 +149,7 @@ def test_combinations_that_cannot_work_are_refused(flags: dict[str, Any], messag
 
 
 def test_unknown_preset_offers_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"--cfg=tniy is unknown; there are auto, tiny. Did you mean 'tiny'\?"):
+    with pytest.raises(UserError, match=r"--cfg=tniy is unknown; there are auto, tiny, .*Did you mean 'tiny'\?"):
         resolve("tniy", {}, 16)
 
 
@@ -156,3 +157,20 @@ def test_paths_with_spaces_reach_the_options(tmp_path: Path) -> None:
     context = train.main.make_context("train.py", ["--data", str(tmp_path / "my images.zip")])
     assert context.params["data"].endswith("my images.zip")
     assert isinstance(train.main, click.Command)
+
+
+@pytest.mark.parametrize("resolution", [64, 128])
+@pytest.mark.parametrize("cfg", PRESETS)
+def test_every_preset_is_a_configuration_that_works(cfg: str, resolution: int) -> None:
+    options = resolve(cfg, {"cond": "instance"}, resolution)
+    assert options.system == PRESETS[cfg][0]
+    assert {source for source in options.sources.values() if source.startswith("cfg")} == {f"cfg {cfg}"}
+    assert restore(options.json(), {}, "here").flat() == options.flat()
+
+
+def test_an_option_of_another_system_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--ch is no option of stylegan2"):
+        resolve("tiny", {"ch": 8}, 16)
+    with pytest.raises(UserError, match=r"--map-layers is no option of biggan"):
+        resolve("biggan-tiny", {"map_layers": 8}, 16)
+    assert resolve("biggan-tiny", {"z_dim": 12}, 16).model.z_dim == 12

@@ -199,3 +199,20 @@ def test_statistics_are_means_since_the_last_reading() -> None:
     collector.load_state_dict(kept)
     training_stats.report("a", 3.0)
     assert collector.collect()["a"]["num"] == 4
+
+
+def test_average_starts_as_a_copy_and_can_average_running_statistics() -> None:
+    network = torch.nn.BatchNorm1d(2)
+    late = Ema(network, halflife_kimg=0.008, rampup=None, start_kimg=0.016, average_buffers=True)
+    copied = Ema(network, halflife_kimg=0.008, rampup=None)
+    for cur_nimg, (value, weight, mean) in {8: (4.0, 4.0, 4.0), 16: (2.0, 2.0, 2.0), 24: (6.0, 4.0, 4.0)}.items():
+        with torch.no_grad():
+            network.weight.fill_(value)
+            network.running_mean.fill_(value)
+            network.num_batches_tracked += 1
+        late.update(network, cur_nimg, 8)
+        copied.update(network, cur_nimg, 8)
+        assert late.average.weight.tolist() == pytest.approx([weight] * 2)
+        assert late.average.running_mean.tolist() == pytest.approx([mean] * 2)
+        assert copied.average.running_mean.tolist() == [value] * 2
+    assert late.average.num_batches_tracked == network.num_batches_tracked

@@ -74,6 +74,7 @@ class LoopOptions:
     ema_rampup: float | None = option(
         0.05, "Half-life at most this share of the images seen; 0: constant.", unit="SHARE"
     )
+    ema_start: float = option(0.0, "Until then the moving average is a copy.", unit="KIMG")
     tick: float = option(4.0, "How often progress is printed.", unit="KIMG")
     snap: int = option(50, "Write a snapshot, a sheet of fakes and the state every this many ticks.", unit="TICKS")
     minutes: float | None = option(None, "Stop, state saved, after this long.  [default: no limit]", unit="MIN")

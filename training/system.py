@@ -43,12 +43,18 @@ class Phase:
 
 @dataclass
 class System:
-    """Networks, phases and optimisers; `state` names whatever else has a memory (a running mean of path lengths)."""
+    """Networks, phases and optimisers.
+
+    Args:
+        state: names whatever else has a memory (a running mean of path lengths).
+        average_buffers: whether the average generator averages running statistics, too.
+    """
 
     networks: dict[str, torch.nn.Module]
     phases: list[Phase]
     optimizers: dict[str, torch.optim.Optimizer]
     state: dict[str, Stateful] = field(default_factory=dict)
+    average_buffers: bool = False
 
     def __post_init__(self) -> None:
         for phase in self.phases:

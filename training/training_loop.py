@@ -53,7 +53,7 @@ def training_loop(
     # Give everything that has a memory a name.
     for network in system.networks.values():
         network.to(device).train()
-    ema = Ema(system.networks["G"], loop.ema_kimg, loop.ema_rampup or None)
+    ema = Ema(system.networks["G"], loop.ema_kimg, loop.ema_rampup or None, loop.ema_start, system.average_buffers)
     collector = training_stats.Collector()
     members = system.stateful() | augment.to(device).stateful() | {"G_ema": ema, "stats": collector}
 

@@ -85,7 +85,7 @@ def build(o: BigGANOptions, networks: dict[str, torch.nn.Module]) -> System:
         "G": lazy_adam(networks["G"], o.g_lr, betas, o.adam_eps),
         "D": lazy_adam(networks["D"], o.d_lr, betas, o.adam_eps),
     }
-    return System(networks, phases, optimizers)
+    return System(networks, phases, optimizers, average_buffers=True)
 
 
 def resolutions(words: str | None) -> tuple[int, ...]:
