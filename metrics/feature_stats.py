@@ -59,6 +59,11 @@ class FeatureStats:
         moments = self._all_rows(at_least=2)
         return moments.scatter / (moments.num - 1)
 
+    def mean_and_cov(self) -> tuple[Tensor, Tensor]:
+        """Both, for the price of one: rows that wait for a block to fill are folded in for every look."""
+        moments = self._all_rows(at_least=2)
+        return moments.mean, moments.scatter / (moments.num - 1)
+
     def append(self, features: Tensor) -> Self:
         """Add rows.
 
@@ -71,15 +76,14 @@ class FeatureStats:
         Raises:
             ValueError: not two-dimensional, another width than before, or a value that is not finite.
         """
-        features = finite_rows(features).cpu()
+        check_finite(features)
         self._check_width(features.shape[1])
-        self._waiting.append(features)
-        if sum(map(len, self._waiting)) >= BLOCK_ROWS:
-            rows = torch.cat(self._waiting)
-            whole = len(rows) // BLOCK_ROWS * BLOCK_ROWS
-            for block in rows[:whole].split(BLOCK_ROWS):
-                self._folded = _merged(self._folded, _moments(block))
-            self._waiting = [rows[whole:].clone()]  # a view would keep the whole blocks alive
+        for some in features.detach().split(BLOCK_ROWS):  # all at once in float64 would be twice a large set of float32
+            self._waiting.append(some.cpu().to(torch.float64, copy=True))
+            if sum(map(len, self._waiting)) >= BLOCK_ROWS:
+                rows = torch.cat(self._waiting)
+                self._folded = _merged(self._folded, _moments(rows[:BLOCK_ROWS]))
+                self._waiting = [rows[BLOCK_ROWS:].clone()]  # a view would keep the whole block alive
         return self
 
     def __add__(self, other: "FeatureStats") -> "FeatureStats":
@@ -109,16 +113,27 @@ def finite_rows(features: Tensor) -> Tensor:
     Raises:
         ValueError: not two-dimensional, or a value is NaN or infinite.
     """
+    check_finite(features)
+    device = "cpu" if features.device.type == "mps" else features.device
+    return features.detach().to(device).to(torch.float64, copy=True)
+
+
+def check_finite(features: Tensor) -> None:
+    """Refuse what is no set of features.
+
+    Raises:
+        ValueError: not two-dimensional, or a value is NaN or infinite.
+    """
     if features.ndim != 2:
         raise ValueError(f"got features of shape {list(features.shape)}; expected [N, D]")
-    device = "cpu" if features.device.type == "mps" else features.device
-    features = features.detach().to(device).to(torch.float64, copy=True)
-    bad_rows = (~features.isfinite().all(dim=1)).nonzero()
-    if len(bad_rows):
-        raise ValueError(
-            f"got NaN or infinity in {len(bad_rows)} of {len(features)} rows, first in row {int(bad_rows[0])}"
-        )
-    return features
+    bad, first = 0, -1
+    for start in range(0, len(features), BLOCK_ROWS):  # in blocks: the mask of a large set would double its memory
+        rows = (~features[start : start + BLOCK_ROWS].isfinite().all(dim=1)).nonzero()
+        if len(rows) and first < 0:
+            first = start + int(rows[0])
+        bad += len(rows)
+    if bad:
+        raise ValueError(f"got NaN or infinity in {bad} of {len(features)} rows, first in row {first}")
 
 
 class _Moments(NamedTuple):

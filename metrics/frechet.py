@@ -18,8 +18,8 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
     """
     if a.num_features != b.num_features:
         raise ValueError(f"got statistics {a.num_features} and {b.num_features} features wide; expected one width")
-    cov_a, cov_b = a.cov, b.cov
-    apart = float((a.mean - b.mean).square().sum() + cov_a.trace() + cov_b.trace())
+    (mean_a, cov_a), (mean_b, cov_b) = a.mean_and_cov(), b.mean_and_cov()
+    apart = float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace())
     squared = apart - 2 * sqrt_trace(cov_a, cov_b)
     return max(squared, 0.0)  # equal sets come out at about -1e-14 as often as at 1e-14
 
@@ -36,3 +36,11 @@ def sqrt_trace(cov_a: Tensor, cov_b: Tensor) -> float:
         values, vectors = torch.linalg.eigh(cov_a)
         factor = vectors * values.clamp_min(0).sqrt()  # round-off makes zeros slightly negative
     return float(torch.linalg.eigvalsh(factor.T @ cov_b @ factor).clamp_min(0).sqrt().sum())
+
+
+def rank_note(a: FeatureStats, b: FeatureStats) -> str:
+    """What to tell whoever reads the distance of fewer rows than features; '' where there are enough."""
+    few, width = min(a.num, b.num), a.num_features or 0
+    if few > width:
+        return ""
+    return f"only {few:,} images for {width:,} features: the covariance is singular and the distance biased upwards"

@@ -1,21 +1,13 @@
 """Precision, recall, density and coverage: how k-nearest-neighbour balls of one set of features hold the other set.
 
 Each feature vector is the centre of a ball that reaches to its k-th nearest neighbour among the OTHER vectors of its
-set: a vector is left out of its own neighbours by its place, not by its distance, so duplicates count as neighbours.
-
-Distances are float64. Whether a point lies exactly on a ball's surface decides ties (a generated copy of a training
-image does), and round-off must not: distances that agree within `ROUNDING` of the vectors' squared lengths are equal.
+set. Memory is that of the features and of a few blocks of distances (`metrics.distances`).
 """
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from metrics.feature_stats import finite_rows
-
-CHUNK_ROWS = 2048  # the largest matrix of distances is [CHUNK_ROWS, CHUNK_ROWS], 32 MiB
-ROUNDING = 1e-12  # of |a|^2 + |b|^2; the worst error seen at 2048 features is 6e-15 of it
+from metrics.distances import CHUNK_ROWS, Rows, distance_blocks, squared_radii
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = CHUNK_ROWS) -> tuple[float, float]:
@@ -33,11 +25,11 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = CHUNK_
     Returns:
         (precision, recall), each in [0, 1].
     """
-    real, fake = _checked(real, fake, k, smallest_fake=k + 1)
-    real_radii, fake_radii = _squared_radii(real, k, chunk), _squared_radii(fake, k, chunk)
-    precise = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
-    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for f, r, squared, rounding in _distance_blocks(fake, real, chunk):
+    reals, fakes = _checked(real, fake, k, smallest_fake=k + 1)
+    real_radii, fake_radii = squared_radii(reals, k, chunk), squared_radii(fakes, k, chunk)
+    precise = torch.zeros(len(fakes), dtype=torch.bool, device=fakes.device)
+    recalled = torch.zeros(len(reals), dtype=torch.bool, device=reals.device)
+    for f, r, squared, rounding in distance_blocks(fakes, reals, chunk):
         precise[f] |= (squared <= real_radii[r] + rounding).any(dim=1)
         recalled[r] |= (squared <= fake_radii[f, None] + rounding).any(dim=0)
     return float(precise.double().mean()), float(recalled.double().mean())
@@ -59,49 +51,26 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = CHUNK_
     Returns:
         (density, coverage): at least 0 and about 1 where the sets agree; in [0, 1].
     """
-    real, fake = _checked(real, fake, k, smallest_fake=1)
-    radii = _squared_radii(real, k, chunk)
-    covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    reals, fakes = _checked(real, fake, k, smallest_fake=1)
+    radii = squared_radii(reals, k, chunk)
+    covered = torch.zeros(len(reals), dtype=torch.bool, device=reals.device)
     holding = 0
-    for _, r, squared, rounding in _distance_blocks(fake, real, chunk):
+    for _, r, squared, rounding in distance_blocks(fakes, reals, chunk):
         inside = squared < radii[r] - rounding
         holding += int(inside.sum())
         covered[r] |= inside.any(dim=0)
-    return holding / (k * len(fake)), float(covered.double().mean())
+    return holding / (k * len(fakes)), float(covered.double().mean())
 
 
-def _checked(real: Tensor, fake: Tensor, k: int, smallest_fake: int) -> tuple[Tensor, Tensor]:
-    """Both as float64, moved so that the reals' mean is 0: short vectors lose less in |a|^2 + |b|^2 - 2ab."""
-    real, fake = finite_rows(real), finite_rows(fake)
-    if real.shape[1] != fake.shape[1]:
+def _checked(real: Tensor, fake: Tensor, k: int, smallest_fake: int) -> tuple[Rows, Rows]:
+    """Both, moved so that the reals' mean is 0."""
+    reals = Rows(real)
+    if fake.ndim == 2 and real.shape[1] != fake.shape[1]:
         raise ValueError(f"got real features {real.shape[1]} wide and fake {fake.shape[1]}; expected one width")
+    fakes = Rows(fake.to(reals.device), reals.centre)
     if k < 1:
         raise ValueError(f"got k = {k}; expected at least 1")
-    for name, features, smallest in (("real", real, k + 1), ("fake", fake, smallest_fake)):
-        if len(features) < smallest:
-            raise ValueError(f"got {len(features)} {name} features; expected at least {smallest} for k = {k}")
-    mean = real.mean(dim=0)
-    return real - mean, fake - mean
-
-
-def _squared_radii(features: Tensor, k: int, chunk: int) -> Tensor:
-    """[N] squared distance of each row to its k-th nearest other row."""
-    nearest = features.new_full((len(features), k), torch.inf)
-    for rows, columns, squared, _ in _distance_blocks(features, features, chunk):
-        if rows == columns:
-            squared.fill_diagonal_(torch.inf)  # itself
-        nearest[rows] = torch.cat([nearest[rows], squared], dim=1).topk(k, largest=False).values
-    return nearest[:, -1]
-
-
-def _distance_blocks(a: Tensor, b: Tensor, chunk: int) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Rows of a, rows of b, their squared distances [A, B], and how far each of these may be off [A, B]."""
-    for rows in _ranges(len(a), chunk):
-        for columns in _ranges(len(b), chunk):
-            lengths = a[rows].square().sum(dim=1, keepdim=True) + b[columns].square().sum(dim=1)
-            squared = torch.addmm(lengths, a[rows], b[columns].T, alpha=-2).clamp_min_(0)
-            yield rows, columns, squared, lengths * ROUNDING
-
-
-def _ranges(num: int, chunk: int) -> Iterator[slice]:
-    return (slice(start, min(start + chunk, num)) for start in range(0, num, chunk))
+    for name, rows, smallest in (("real", reals, k + 1), ("fake", fakes, smallest_fake)):
+        if len(rows) < smallest:
+            raise ValueError(f"got {len(rows)} {name} features; expected at least {smallest} for k = {k}")
+    return reals, fakes

@@ -1,0 +1,100 @@
+"""LPIPS: distance of two images as a network sees them. Zhang et al., arXiv:1801.03924, equation 1, VGG16, v0.1."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metrics.resizing import with_colour
+from metrics.weight_files import LPIPS_HEADS, VGG16, check_given, obtain, read_tensors
+from torch_utils.command_line import UserError
+from torch_utils.files import sha256
+
+FLAG = "--lpips-weights"
+# VGG16 by blocks: widths of the convolutions, 3x3 with ReLU; a 2x2 max pool stands between blocks. The output of each
+# block's last ReLU is compared (relu1_2, 2_2, 3_3, 4_3, 5_3).
+BLOCKS: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+# Of images in [-1, 1], by channel (the authors' code; ImageNet's mean and deviation on that scale).
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+BATCH = 8
+SMALLEST = 16  # pixels: four pools halve them
+
+
+class Lpips(torch.nn.Module):
+    """Distance between images; the weights are those of `tensors`, by torchvision's and the authors' names."""
+
+    def __init__(self, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+        super().__init__()
+        self.description = description
+        self.blocks = torch.nn.ModuleList()
+        width_in, number = 3, 0
+        for widths in BLOCKS:
+            layers: list[torch.nn.Module] = []
+            for width in widths:
+                conv = torch.nn.Conv2d(width_in, width, 3, padding=1)
+                conv.load_state_dict({kind: tensors[f"features.{number}.{kind}"] for kind in ("weight", "bias")})
+                layers += [conv, torch.nn.ReLU()]
+                width_in, number = width, number + 2
+            self.blocks.append(torch.nn.Sequential(*layers))
+            number += 1  # the pool has a number of its own
+        for level, widths in enumerate(BLOCKS):
+            self.register_buffer(
+                f"head{level}", tensors[f"lin{level}.model.1.weight"].view(1, widths[-1], 1, 1).float()
+            )
+        self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, given: Sequence[Path], device: torch.device) -> "Lpips":
+        """With published weights, or with those in the files given.
+
+        Args:
+            given: one file that holds both, or two: the trunk (torchvision's VGG16) and the heads; none: published.
+
+        Raises:
+            UserError: files that are missing, damaged, or not these weights.
+        """
+        for path in given:
+            check_given(path, FLAG)
+        paths = list(given) or [obtain(file, "LPIPS", FLAG) for file in (VGG16, LPIPS_HEADS)]
+        tensors: dict[str, Tensor] = {}
+        for path in paths:
+            tensors |= read_tensors(path, FLAG)
+        files = [{"file": path.name, "sha256": sha256(path)} for path in paths]
+        known = [file["sha256"] for file in files] == [VGG16.sha256, LPIPS_HEADS.sha256]
+        description = {"name": "lpips-vgg16-v0.1", "weights": files, "published": known, "precision": "float32"}
+        try:
+            return cls(tensors, description).to(device)
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            names = " ".join(map(str, paths))
+            raise UserError(
+                f"{FLAG} {names}: not LPIPS's weights ({reason}); expected torchvision's VGG16 (features.0.weight) "
+                "and the heads (lin0.model.1.weight), in one file or two"
+            ) from None
+
+    @torch.no_grad()
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """float32 [N], at least 0.
+
+        Args:
+            a, b: [N, 1 or 3, H, W], uint8 or float 0..255.
+
+        Raises:
+            UserError: less than `SMALLEST` pixels a side.
+        """
+        if min(a.shape[2:]) < SMALLEST:
+            raise UserError(f"LPIPS takes images of {SMALLEST} pixels or more; these have {min(a.shape[2:])}")
+        x = torch.cat([with_colour(images.to(self.get_buffer("shift").device).float()) for images in (a, b)])
+        x = (x / 127.5 - 1 - self.get_buffer("shift")) / self.get_buffer("scale")
+        total = torch.zeros(len(a), device=x.device)
+        for level, block in enumerate(self.blocks):
+            x = block(F.max_pool2d(x, 2) if level else x)
+            unit_a, unit_b = (x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)).chunk(2)
+            apart = (unit_a - unit_b).square() * self.get_buffer(f"head{level}")
+            total += apart.sum(dim=1).mean(dim=(1, 2))
+        return total
