@@ -1,4 +1,7 @@
-"""The image operations against slow, obvious definitions and against arrays computed elsewhere (tests/data)."""
+"""The image operations against slow, obvious definitions and against arrays computed elsewhere (tests/data).
+
+Every test runs twice, with the reference and with the native ops; these are built on the first call.
+"""
 
 import json
 import math
@@ -10,6 +13,7 @@ from safetensors import safe_open
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
+from torch_utils import custom_ops
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
@@ -19,9 +23,29 @@ ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "sof
 SMOOTH = ("linear", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 
 
-@pytest.fixture(autouse=True)
-def _seed():
+@pytest.fixture(scope="module")
+def native_library():
+    try:
+        return custom_ops.library("cpu", must=True)
+    except custom_ops.BuildError as error:
+        pytest.skip(f"no native ops: {error}")
+
+
+@pytest.fixture(autouse=True, params=["ref", "native"])
+def mode(request):
+    if request.param == "native":
+        request.getfixturevalue("native_library")
+    custom_ops.set_mode(request.param)
     torch.manual_seed(0)
+    yield request.param
+    custom_ops.set_mode("ref")
+
+
+@pytest.fixture
+def native(mode):
+    """For tests of what only the native ops do."""
+    if mode != "native":
+        pytest.skip("a test of the native ops")
 
 
 def stored_cases(op):
@@ -146,13 +170,77 @@ def test_bias_act_keeps_the_dtype_and_layout(act, dtype):
         ({"b": torch.zeros(3, dtype=torch.float64)}, r"b: expected .* got \[3\] and torch.float64"),
         ({"b": torch.zeros(3), "dim": 4}, r"dim: 4 is not an axis of x, whose shape is \[2, 3, 4, 4\]"),
         ({"x": torch.zeros(2, 3, dtype=torch.uint8)}, r"x: expected a floating-point tensor, got torch.uint8 \[2, 3\]"),
-        ({"impl": "native"}, r"impl: 'native' is not available"),
-        ({"impl": "cuda"}, r"impl: 'cuda' is not one of auto, ref"),
+        ({"b": torch.zeros(3, device="meta")}, r"b: is on meta, x is on cpu"),
+        ({"impl": "cuda"}, r"impl: 'cuda' is not one of auto, native, ref"),
     ],
 )
 def test_bias_act_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         bias_act(**({"x": torch.zeros(2, 3, 4, 4)} | arguments))
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_bias_act_native_equals_reference_to_second_order(act, dtype, layout):
+    """Sizes beyond a block of 1024 elements, and not a multiple of any vector's."""
+    x = (2 * torch.randn(3, 5, 37, 11)).to(dtype).to(memory_format=layout)
+    b, dy, v = torch.randn(5).to(dtype), torch.randn(x.shape).to(dtype), torch.randn(x.shape).to(dtype)
+    exact = dtype == torch.float32
+    results = []
+    for impl in ("ref", "native"):
+        work = torch.float64 if impl == "ref" else dtype
+        inputs = [tensor.detach().to(work).requires_grad_() for tensor in (x, b, dy)]
+        y = bias_act(inputs[0], inputs[1], act=act, clamp=1.5, impl=impl)
+        first = torch.autograd.grad(y, inputs[:2], inputs[2], create_graph=True)
+        second = torch.autograd.grad(first[0], inputs, v.to(work), allow_unused=True)
+        results.append([y, *first, *(torch.zeros(()) if s is None or not s.any() else s for s in second)])
+    for reference, native_result in zip(*results, strict=True):
+        if exact:
+            assert_near(native_result, reference.float(), 1e-5)
+        else:  # where rounding takes a value across a kink or the clamp, derivatives differ: 2 in 1000 may
+            error = (native_result.double() - reference).abs() / reference.abs().max().clamp(min=1e-3)
+            most = error.flatten().kthvalue(max(math.ceil(error.numel() * 0.998), 1)).values
+            assert most < (0.03 if error.numel() > 5 else 0.1)  # a sum over the batch holds them all
+
+
+@pytest.mark.usefixtures("native")
+def test_bias_act_native_passes_nan_and_keeps_infinities():
+    x = torch.tensor([math.nan, -math.inf, math.inf, 1.0])
+    for act in ACTIVATIONS:
+        y, reference = bias_act(x, act=act, impl="native"), bias_act(x, act=act, impl="ref")
+        if act == "swish":  # of minus infinity: 0 times infinity
+            assert not y[1].isfinite()
+            y[1] = reference[1]
+        assert torch.allclose(y, reference, equal_nan=True), (act, y, reference)
+        assert bias_act(x, act=act, clamp=2.0, impl="native")[0].isnan()
+
+
+@pytest.mark.usefixtures("native")
+def test_native_results_do_not_depend_on_the_number_of_threads():
+    x, b, f = torch.randn(3, 40, 33, 65), torch.randn(40), setup_filter([1, 3, 3, 1])
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            for layout in (torch.contiguous_format, torch.channels_last):
+                inputs = [x.to(memory_format=layout).requires_grad_(), b.clone().requires_grad_()]
+                y = upsample2d(bias_act(*inputs, act="lrelu"), f)
+                results += [y, *torch.autograd.grad(y.square().sum(), inputs)]
+        finally:
+            torch.set_num_threads(1)
+    for one, three in zip(results[:6], results[6:], strict=True):
+        assert torch.equal(one, three)
+
+
+@pytest.mark.usefixtures("native")
+def test_bias_act_native_says_that_it_has_no_third_derivative():
+    x = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    first = torch.autograd.grad(bias_act(x, act="tanh").sum(), x, create_graph=True)[0]
+    second = torch.autograd.grad(first.sum(), x, create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="bias_act: a third derivative; the reference has one"):
+        second.sum().backward()
 
 
 # setup_filter
@@ -290,6 +378,97 @@ def test_upfirdn2d_takes_dtypes_strides_and_no_images(f, options, dtype):
     assert_near(channels_last, y, 1e-2)
 
 
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "taps", [[1.0, 3.0, 3.0, 1.0], [[1.0, 2.0], [3.0, -1.0], [0.5, 0.0]], [float(i) for i in range(12)]]
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_upfirdn2d_native_equals_reference(taps, dtype, layout):
+    f = setup_filter(taps)
+    x = torch.randn(2, 9, 21, 34).to(dtype).to(memory_format=layout)
+    for up, down in ((1, 1), (2, 1), (1, 2), ([3, 2], [2, 3])):
+        for padding in ([6, 5, 7, 8], [12, -7, -3, 13]):
+            exact = upfirdn2d(x.double(), f, up, down, padding, gain=3, impl="ref")
+            y = upfirdn2d(x, f, up, down, padding, gain=3, impl="native")
+            assert y.is_contiguous(memory_format=layout)
+            assert_near(y.double(), exact, 1e-5 if dtype == torch.float32 else torch.finfo(dtype).eps)
+
+
+@pytest.mark.usefixtures("native")
+def test_upfirdn2d_native_writes_large_results_around_the_cache():
+    """Beyond 4 MiB results are streamed, where rows are a multiple of 32 bytes."""
+    f = setup_filter([1, 3, 3, 1])
+    for width in (64, 62, 61):
+        x = torch.randn(1, 40, 90, width)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            assert_near(upsample2d(x.to(memory_format=layout), f), upsample2d(x, f, impl="ref"))
+
+
+@pytest.mark.usefixtures("native")
+def test_upfirdn2d_leaves_gradients_of_the_filter_to_the_reference():
+    x, f = torch.randn(1, 1, 4, 4), torch.ones(2, 2, requires_grad=True)
+    upfirdn2d(x, f).sum().backward()
+    assert f.grad[0, 0] == pytest.approx(x[0, 0, 1:, 1:].sum().item(), rel=1e-5)
+    with pytest.raises(ValueError, match="impl: 'native' gives no gradient of the filter f"):
+        upfirdn2d(x, f, impl="native")
+
+
+@pytest.mark.usefixtures("native")
+def test_native_ops_take_part_in_no_tracing():
+    x = torch.randn(1, 2, 4, 4)
+    traced = torch.jit.trace(lambda x: bias_act(x, act="lrelu"), torch.randn(1, 2, 4, 4))
+    assert "_BiasAct" not in str(traced.graph)
+    assert_near(traced(x), bias_act(x, act="lrelu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.usefixtures("native")
+def test_cuda_kernels_equal_the_cpus(dtype, layout):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    tolerance = 1e-5 if dtype in (torch.float32, torch.float64) else 1e-2
+    x, b, f = torch.randn(3, 16, 20, 24), torch.randn(16), setup_filter([1, 3, 3, 1])
+    for act in ACTIVATIONS:
+        for operation in (
+            lambda x, b, f, act=act: bias_act(x, b, act=act, impl="native"),
+            lambda x, b, f: upsample2d(bias_act(x, b, act="lrelu", impl="native"), f, impl="native"),
+            lambda x, b, f: downsample2d(bias_act(x, b, impl="native"), f, impl="native"),
+            lambda x, b, f: filter2d(bias_act(x, b, impl="native"), f, impl="native"),
+            lambda x, b, f: upfirdn2d(
+                bias_act(x, b, impl="native"), f[0], [3, 2], [2, 3], [3, -1, 2, 5], impl="native"
+            ),
+        ):
+            results = []
+            for device in ("cpu", "cuda"):
+                inputs = [x.to(device, dtype).to(memory_format=layout), b.to(device, dtype)]
+                inputs = [tensor.requires_grad_() for tensor in inputs]
+                y = operation(*inputs, f.to(device))
+                first = torch.autograd.grad(y.float().square().sum(), inputs, create_graph=True)
+                second = torch.autograd.grad(first[0].float().square().sum(), inputs)
+                results.append([tensor.cpu() for tensor in (y, *first, *second)])
+            for on_cpu, on_gpu in zip(*results, strict=True):
+                assert_near(on_gpu, on_cpu, tolerance * 10)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.usefixtures("native")
+def test_cuda_kernels_take_more_than_2_to_the_31_elements():
+    if not torch.cuda.is_available() or torch.cuda.mem_get_info()[0] < 40 << 30:
+        pytest.skip("no CUDA device with 40 GiB free")
+    x = torch.ones(1, 2, 1 << 15, (1 << 15) + 64, device="cuda", dtype=torch.float16)
+    b = torch.tensor([0.0, 1.0], device="cuda", dtype=torch.float16)
+    y = bias_act(x, b, act="relu", gain=1, impl="native")
+    assert y[0, 0, -1, -1] == 1
+    assert y[0, 1, -1, -1] == 2
+    assert y[0, 1].min() == 2
+    small = downsample2d(y, setup_filter([1, 3, 3, 1], device="cuda"), impl="native")
+    assert small[0, 1, -2, -2] == 2
+
+
 def test_resizing_keeps_constants_and_centres():
     f = setup_filter([1, 3, 3, 1])
     x = torch.ones(1, 1, 8, 8)
@@ -332,8 +511,7 @@ def test_resizing_gives_the_size(taps, factor):
             {"padding": -1},
             r"padding: -1 makes x \[1, 3, 4, 4\] 2 high and 2 wide, smaller than the filter's 3 x 3 taps",
         ),
-        ({"impl": "native"}, r"impl: 'native' is not available"),
-        ({"impl": "slow"}, r"impl: 'slow' is not one of auto, ref"),
+        ({"impl": "slow"}, r"impl: 'slow' is not one of auto, native, ref"),
     ],
 )
 def test_upfirdn2d_refuses(arguments, message):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torch_utils.ops.upfirdn2d import check_floating, check_impl
+from torch_utils.ops.bias_act_native import Settings, bias_act_native
+from torch_utils.ops.native import check_floating, wanted
 
 
 class Activation(NamedTuple):
@@ -51,7 +52,7 @@ def bias_act(
         alpha: slope of lrelu below zero, None: 0.2. The other activations have no parameter and ignore it.
         gain: factor after the activation, None: the activation's own (sqrt(2) for relu, lrelu and swish, else 1).
         clamp: bound >= 0, the result lies in [-clamp, clamp]; None: no bound.
-        impl: 'auto' or 'ref'.
+        impl: 'auto', 'native' or 'ref', see `torch_utils.custom_ops.set_mode`.
 
     Returns:
         x's shape and dtype. It may be x itself when there is nothing to do.
@@ -59,7 +60,6 @@ def bias_act(
     Raises:
         ValueError: an argument is not one of the above; the message names it.
     """
-    check_impl(impl)
     check_floating("x", x)
     if act not in activations:
         raise ValueError(f"act: {act!r} is not one of {', '.join(activations)}.")
@@ -73,8 +73,13 @@ def bias_act(
                 f"b: expected shape [{x.shape[dim]}] and {x.dtype}, as x {list(x.shape)} has along dim {dim}, "
                 f"got {list(b.shape)} and {b.dtype}."
             )
+        if b.device != x.device:
+            raise ValueError(f"b: is on {b.device}, x is on {x.device}; move it with b.to(x.device).")
     gain = activations[act].default_gain if gain is None else gain
     alpha = 0.2 if alpha is None else alpha
+    if wanted(impl, x) and (act != "linear" or b is not None or gain != 1 or clamp is not None):
+        bound = math.inf if clamp is None else float(clamp)
+        return bias_act_native(x, b, Settings(dim, act, float(alpha), float(gain), bound))
     return _bias_act_ref(x, b, dim, act, float(alpha), float(gain), clamp)
 
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from torch_utils.ops.native import check_floating
 from torch_utils.ops.upfirdn2d import (
-    Sides,
-    check_floating,
     downsample_padding,
     filter_size,
     pad_for_convolution,
@@ -15,6 +14,7 @@ from torch_utils.ops.upfirdn2d import (
     upfirdn2d,
     upsample_padding,
 )
+from torch_utils.ops.upfirdn2d_native import Sides
 
 
 def conv2d_resample(

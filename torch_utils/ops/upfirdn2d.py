@@ -11,22 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Sides = tuple[int, int, int, int]  # padding before and after along x, then along y
-
-
-def check_impl(impl: str) -> None:
-    """Refuse an implementation that this build does not have."""
-    if impl == "native":
-        raise ValueError("impl: 'native' is not available, this version has no native kernels; use 'auto' or 'ref'.")
-    if impl not in ("auto", "ref"):
-        raise ValueError(f"impl: {impl!r} is not one of auto, ref.")
-
-
-def check_floating(name: str, x: Tensor) -> None:
-    """Refuse anything but a floating-point tensor."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        what = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name}: expected a floating-point tensor, got {what}.")
+from torch_utils.ops.native import check_floating, wanted
+from torch_utils.ops.upfirdn2d_native import Settings, Sides, upfirdn2d_native
 
 
 def parse_scaling(name: str, value: int | Sequence[int]) -> tuple[int, int]:
@@ -127,7 +113,7 @@ def upfirdn2d(
             [x_before, x_after, y_before, y_after].
         flip_filter: False convolves, True correlates (as torch's convolutions do).
         gain: factor of the result.
-        impl: 'auto' or 'ref'.
+        impl: 'auto', 'native' or 'ref', see `torch_utils.custom_ops.set_mode`.
 
     Returns:
         [N, C, H', W'] in x's dtype, H' = (H * up + before + after - height) // down + 1, and W' likewise.
@@ -135,7 +121,6 @@ def upfirdn2d(
     Raises:
         ValueError: an argument is not one of the above, or the padded image is smaller than the filter.
     """
-    check_impl(impl)
     check_floating("x", x)
     if x.ndim != 4:
         raise ValueError(f"x: expected images [N, C, H, W], got {list(x.shape)}.")
@@ -151,11 +136,17 @@ def upfirdn2d(
             f"smaller than the filter's {height} x {width} taps."
         )
 
+    if wanted(impl, x, [f]) and x.numel() > 0:
+        settings = Settings((up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip_filter, float(gain))
+        return upfirdn2d_native(x, f, settings)
+
     # On the CPU torch has no fast depthwise convolution in half precision: compute in float32 and round once.
     work = torch.float32 if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     taps = torch.ones([1, 1], dtype=work, device=x.device) if f is None else f.to(work)
     taps = taps * gain if taps.ndim == 2 else taps
     taps = taps if flip_filter else taps.flip(tuple(range(taps.ndim)))
+    if taps.ndim == 1 and taps.numel() < 8:  # one pass over the image costs less than two
+        taps = torch.outer(taps, taps) * gain
 
     if taps.ndim == 2:
         y = _correlate(x.to(work), taps, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1))
