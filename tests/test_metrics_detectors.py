@@ -99,7 +99,7 @@ def test_unknown_detector_and_filter_are_answered_with_the_nearest():
     with pytest.raises(UserError, match=r"--detector=inceptoin is unknown; .* Did you mean 'inception'\?"):
         make_detector("inceptoin", None, "clean", CPU)
     with pytest.raises(UserError, match=r"Did you mean 'clean'\?"):
-        make_detector("random", None, "cleann", CPU)
+        make_detector("random", None, "lean", CPU)
     with pytest.raises(UserError, match="has no weights"):
         make_detector("random", Path("x"), "clean", CPU)
     assert "inception" in DETECTORS
