@@ -11,6 +11,7 @@ features before a model is trained on them. What was killed goes on where it sto
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -93,6 +94,8 @@ def make(
     dataset = open_dataset(data, "none", subset, seed)
     start_time = time.monotonic()
     chosen = pick_device(device)
+    if engine == "ray" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--engine=ray under torchrun would start a cluster for each process; use one of them")
     with distributed.together():
         if chosen.type == "cuda":
             chosen = torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
@@ -117,7 +120,7 @@ def report(data: str, subset: int | None, seed: int, instances: Path | None, jso
         store.neighbours,
         store.radii,
         dataset.class_ids,
-        np.array([dataset.checksum(row) for row in range(len(dataset))], dtype=np.uint32),
+        dataset.checksums,
     )
     for line in [*description_of(store), *quality_lines(figures, dataset.names)]:
         click.echo(line)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan2_icgan.extractors.given_features import feature_arrays
+from stylegan2_icgan.extractors.given_features import feature_arrays, names_of_rows
 from stylegan2_icgan.features import made_alike, normalise
 from stylegan2_icgan.models import Model
 from stylegan2_icgan.store import MANIFEST, read_extractor_state, read_manifest
@@ -89,7 +89,8 @@ def from_features(model: Model, path: Path, chosen: Sequence[int] | None, data: 
     images = torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
     if data is not None:
         dataset = ImageFolderDataset(data)
-        ids = _images_of_rows(dataset, arrays.get("names"), len(features), path)[list(chosen)]
+        names = names_of_rows(path, arrays, len(features), where)
+        ids = _images_of_rows(dataset, names, len(features), path)[list(chosen)]
         shape = model.recipe.shape
         if dataset.image_shape != (shape.img_channels, shape.img_resolution, shape.img_resolution):
             raise UserError(
@@ -101,7 +102,7 @@ def from_features(model: Model, path: Path, chosen: Sequence[int] | None, data: 
     return Rows(condition, [f"row{row:05d}" for row in chosen], images)
 
 
-def _images_of_rows(dataset: ImageFolderDataset, names: np.ndarray | None, num_rows: int, path: Path) -> np.ndarray:
+def _images_of_rows(dataset: ImageFolderDataset, names: list[str] | None, num_rows: int, path: Path) -> np.ndarray:
     """Which image each row of a file of features belongs to, int64 [num_rows]."""
     if names is None:
         if len(dataset) != num_rows:
@@ -110,10 +111,10 @@ def _images_of_rows(dataset: ImageFolderDataset, names: np.ndarray | None, num_r
             )
         return np.arange(num_rows)
     place = {name: i for i, name in enumerate(dataset.names)}
-    missing = [name for name in names.tolist() if name not in place]
+    missing = [name for name in names if name not in place]
     if missing:
         raise UserError(f"--data={dataset.path} has no image {missing[0]!r}, which {path} names; give its own data")
-    return np.array([place[name] for name in names.tolist()])
+    return np.array([place[name] for name in names])
 
 
 def from_images(model: Model, paths: Sequence[Path], weights: Path | None) -> Rows:

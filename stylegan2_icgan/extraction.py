@@ -16,8 +16,9 @@ from stylegan2_icgan.extractors.extractor import Extractor
 from stylegan2_icgan.extractors.given_features import FeatureFile
 from stylegan2_icgan.features import restore_extractor
 from stylegan2_icgan.shards import shard_arrays, write_shard
-from stylegan2_icgan.store import FEATURES, MIRROR, array_checksum
+from stylegan2_icgan.store import FEATURES, MIRROR
 from torch_utils.command_line import UserError
+from torch_utils.files import array_checksum
 from training.dataset import ImageFolderDataset
 
 DECODERS = 4  # threads that read and decode ahead of the extractor
@@ -119,5 +120,7 @@ def copy_features(given: FeatureFile, folder: Path, dtype: str) -> dict[str, int
         for start in range(0, len(array), BLOCK):
             array[start : start + BLOCK] = given.rows(np.arange(start, min(start + BLOCK, len(array))), mirror)
         array.flush()
+        if (array == array[0]).all():
+            raise UserError(f"--instance-feats={given.path}: all rows are the same; there is nothing to tell apart")
         checksums[name] = array_checksum(array)
     return checksums

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
+from stylegan2_icgan.extractors.given_features import identity
 from stylegan2_icgan.features import canonical_name, check_extractor_name, extractor_choices
 from stylegan2_icgan.neighbours import METHODS
 from stylegan2_icgan.shards import SHARD_ROWS, Engine, run_in_ranks
 from stylegan2_icgan.store import InstanceStore, default_folder, open_store
-from stylegan2_icgan.workshop import Workshop, tidy
+from stylegan2_icgan.workshop import Workshop, recover, tidy
 from torch_utils import distributed
 from torch_utils.command_line import UserError
-from torch_utils.files import sha256
 from torch_utils.locks import hold
 from training.config import option
 from training.dataset import ImageFolderDataset
@@ -37,7 +37,9 @@ class StoreOptions:
     instance_feats: str | None = option(
         None, "Features made elsewhere, .npy in the order of the sorted names or .npz with names.", unit="FILE"
     )
-    feature_dtype: str = option("float32", "Features on disk.", choices=("float32", "float16"))
+    feature_dtype: str | None = option(
+        None, "Features on disk.  [default: float32, or what is there]", choices=("float32", "float16")
+    )
     neighbours: str = option("auto", "How neighbours are found; auto: exact when that takes minutes.", choices=METHODS)
     instances: str | None = option(None, "Folder of features and neighbours.  [default: beside the data]", unit="DIR")
 
@@ -68,18 +70,17 @@ def ensure_store(
     device = device or torch.device("cpu")
     say = say if distributed.rank() == 0 else lambda line: None
     _check(dataset, options, say)
-    folder = Path(options.instances) if options.instances else default_folder(dataset)
+    folder = distributed.broadcast(Path(options.instances).resolve() if options.instances else default_folder(dataset))
     store = _stored(folder, dataset, options, device)
-    distributed.barrier()  # everyone has looked before anyone makes anything
-    if store is not None and _serves(store, options):
-        if distributed.rank() == 0:
-            tidy(folder)
-        return store
+    if distributed.broadcast(store is not None and _serves(store, options)):
+        return store or open_store(folder, dataset)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             if distributed.rank() == 0:
                 stack.enter_context(hold(folder.with_name(f".{folder.name}.lock"), say))
+                recover(folder)
+                tidy(folder)
                 store = _stored(folder, dataset, options, device)  # another process may have made it meanwhile
             workshop = Workshop(dataset, folder, options, device, say, engine, shard_rows)
             if distributed.rank() == 0 and (store is None or not _serves(store, options)):
@@ -132,9 +133,20 @@ def _stored(
         raise UserError(
             f"--extractor={options.extractor}, but the features in {folder} were made with {stored['name']}; {remedy}"
         )
-    if options.instance_feats and stored.get("sha256") != sha256(options.instance_feats):
+    given = identity(Path(options.instance_feats)) if options.instance_feats else {}
+    if any(stored.get(key) != value for key, value in given.items()):
         raise UserError(
             f"--instance-feats={options.instance_feats} is not what the features in {folder} came from; {remedy}"
+        )
+    if options.feature_dtype not in (None, store.manifest["dtype"]):
+        raise UserError(
+            f"--feature-dtype={options.feature_dtype}, but the features in {folder} are {store.manifest['dtype']}; "
+            f"{remedy}"
+        )
+    if options.extractor_weights and stored["name"] in ("pca", "file"):
+        raise UserError(
+            f"--extractor-weights={options.extractor_weights}, but the features in {folder} were made with "
+            f"{stored['name']}, which has none; leave it out"
         )
     if options.extractor_weights:
         store.extractor(Path(options.extractor_weights), device)  # refuses a file other than the store was made with
@@ -142,5 +154,5 @@ def _stored(
 
 
 def _serves(store: InstanceStore, options: StoreOptions) -> bool:
-    method = store.manifest["neighbours"]["method"]
-    return store.k >= options.k and options.neighbours in ("auto", method)
+    found = store.manifest["neighbours"]  # by the method that was asked for, or by the one it gave way to
+    return store.k >= options.k and options.neighbours in ("auto", found["method"], found["asked"])

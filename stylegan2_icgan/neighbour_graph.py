@@ -9,7 +9,10 @@ import numpy as np
 import torch
 
 from stylegan2_icgan.neighbours import Search, make_search
+from stylegan2_icgan.search.index_files import NAME
 from stylegan2_icgan.shards import shard_arrays, write_shard
+from torch_utils.command_line import UserError
+from torch_utils.files import sha256
 
 QUERIES = 8  # rows of a shard for every image of a shard of features: searching is cheaper than extracting
 MAX_SHARDS = 256  # a shard is one call of the search: the larger, the less often all features are read
@@ -24,20 +27,32 @@ class NeighbourJob:
         method, device: as for `make_search`, which finds its index in `index`.
         folder: where the shards go.
         rows: instances a shard; more where that would be too many calls.
+        digest: of the index, which says which rows a shard holds.
     """
 
     def __init__(
-        self, features: Path, k: int, method: str, device: torch.device, index: Path, folder: Path, rows: int
+        self,
+        features: Path,
+        k: int,
+        method: str,
+        device: torch.device,
+        index: Path,
+        folder: Path,
+        rows: int,
+        digest: str,
     ) -> None:
         self.features, self.k, self.method, self.device = features, k, method, device
-        self.index, self.folder = index, folder
+        self.index, self.folder, self.digest = index, folder, digest
         num = len(np.load(features, mmap_mode="r"))
         self.rows = max(rows, -(-num // MAX_SHARDS))
         self.num_shards = -(-num // self.rows)
 
     @functools.cached_property
     def search(self) -> Search:
-        return make_search(np.load(self.features, mmap_mode="r"), self.k, self.method, self.device, self.index)
+        search = make_search(np.load(self.features, mmap_mode="r"), self.k, self.method, self.device, self.index)
+        if index_digest(self.index) != self.digest:
+            raise UserError(f"{self.index} was changed while neighbours were searched for; start again")
+        return search
 
     @functools.cached_property
     def order(self) -> np.ndarray:
@@ -52,6 +67,11 @@ class NeighbourJob:
     def __call__(self, shard: int) -> None:
         ids, distances = self.search.search(self.shard_rows(shard))
         write_shard(self.folder, shard, [ids.astype(np.int32), distances])
+
+
+def index_digest(index: Path) -> str:
+    """SHA-256 of the description of an index, which holds the checksums of its arrays."""
+    return sha256(index / NAME)
 
 
 def merge_neighbours(job: NeighbourJob, folder: Path, say: Callable[[str], None]) -> None:

@@ -61,7 +61,8 @@ def ray_engine(address: str | None, workers: int, gpus: float) -> Engine:
                 raise UserError(f"--ray-address={address}: no Ray cluster answers there ({error})") from None
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        results = rows.map(_Worker, fn_constructor_args=(job,), concurrency=workers, num_gpus=gpus or None)
+        pool = ray.data.ActorPoolStrategy(size=workers)
+        results = rows.map(_Worker, fn_constructor_args=(job,), num_gpus=gpus or None, compute=pool)
         for done, result in enumerate(results.iter_rows(), start=1):
             if result["refused"]:
                 raise UserError(result["refused"])

@@ -1,7 +1,6 @@
 """Features and neighbours of a data set, stored in one folder beside it."""
 
 import json
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +13,11 @@ from safetensors import SafetensorError
 
 from stylegan2_icgan.features import Extractor, restore_extractor
 from torch_utils.command_line import UserError
-from torch_utils.files import companion
+from torch_utils.files import array_checksum, companion
 from training.dataset import ImageFolderDataset
 
-FORMAT, MANIFEST, EXTRACTOR_STATE = 2, "manifest.json", "extractor.safetensors"
+FORMAT, MANIFEST, FILES, EXTRACTOR_STATE = 2, "manifest.json", "files.txt", "extractor.safetensors"
+LOOKED_AT = 64  # rows of the features when a store is opened
 FEATURES, MIRROR, NEIGHBOURS, RADII = "features.npy", "features_mirror.npy", "neighbours.npy", "radii.npy"
 
 
@@ -91,6 +91,12 @@ class InstanceStore:
         ids, _, _ = self.neighbours, self.radii, self.features
         if self.has_mirror:
             _ = self.features_mirror
+        some = np.linspace(0, num - 1, min(num, LOOKED_AT)).astype(np.int64)
+        if not (np.abs(np.linalg.norm(self.features[some].astype(np.float64), axis=1) - 1) < 0.01).all():
+            raise UserError(
+                f"{self.folder / FEATURES} holds rows that are not of unit length; delete {self.folder} and it is made "
+                "again"
+            )
         if ids.min() < 0 or ids.max() >= num or (ids == np.arange(num)[:, None]).any():
             raise UserError(
                 f"{self.folder}/neighbours.npy names images that are not there, or an image as its own neighbour; "
@@ -142,13 +148,13 @@ def open_store(folder: Path, dataset: ImageFolderDataset) -> InstanceStore:
     """
     manifest = read_manifest(folder)
     try:
-        lines = (folder / "files.txt").read_text(encoding="utf-8").splitlines()
+        lines = (folder / FILES).read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
     except (OSError, ValueError) as error:
         raise UserError(f"instance store {folder} can't be read ({error}); delete it and it is made again") from None
     remedy = f"it was made from other data; delete {folder} and it is made again"
     for row, name in enumerate(dataset.names):
         stored_crc, _, stored_name = lines[row].partition(" ") if row < len(lines) else ("", "", "")
-        if stored_name != name:
+        if stored_name != one_line(name):
             there = repr(stored_name) if stored_name else "nothing"
             raise UserError(
                 f"instance store {folder}: image {row} of --data={dataset.path} is {name!r}, the store has {there}; "
@@ -164,6 +170,19 @@ def open_store(folder: Path, dataset: ImageFolderDataset) -> InstanceStore:
     return InstanceStore(folder, manifest, read_extractor_state(folder)).map_arrays()
 
 
+def one_line(name: str) -> str:
+    """A file name as a line of files.txt."""
+    return name.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def write_files(folder: Path, dataset: ImageFolderDataset) -> None:
+    """Write files.txt: what the rows of a store belong to."""
+    lines = (
+        f"{checksum:08x} {one_line(name)}\n" for checksum, name in zip(dataset.checksums, dataset.names, strict=True)
+    )
+    (folder / FILES).write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """`manifest.json` of a store.
 
@@ -176,7 +195,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         found = manifest["format"]
         if found == FORMAT:
             _ = int(manifest["k"]), int(manifest["num_images"]), manifest["extractor"]["h_dim"], manifest["dtype"]
-            _ = manifest["checksums"][FEATURES], manifest["neighbours"]["method"]
+            _ = manifest["checksums"][FEATURES], manifest["extractor"]["name"]
+            _ = manifest["neighbours"]["method"], manifest["neighbours"]["asked"]
     except (OSError, ValueError, TypeError, KeyError):
         if path.exists():
             raise UserError(f"{path} is damaged; delete {folder} and it is made again") from None
@@ -197,12 +217,3 @@ def read_extractor_state(folder: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(file)
     except (OSError, SafetensorError):
         raise UserError(f"{file} is damaged; delete {folder} and it is made again") from None
-
-
-def array_checksum(array: np.ndarray, block: int = 1 << 24) -> int:
-    """CRC-32 of an array's elements, read in blocks of so many bytes."""
-    rows = max(block // max(array[:1].nbytes, 1), 1)
-    checksum = 0
-    for start in range(0, len(array), rows):
-        checksum = zlib.crc32(np.ascontiguousarray(array[start : start + rows]), checksum)
-    return checksum

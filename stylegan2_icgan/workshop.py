@@ -1,5 +1,7 @@
 """Where an instance store grows, step by step, until it is whole and gets its name."""
 
+import contextlib
+import glob
 import json
 import os
 import shutil
@@ -14,9 +16,9 @@ import torch
 
 from stylegan2_icgan import neighbour_graph
 from stylegan2_icgan.extraction import FeatureJob, copy_features, merge_features
-from stylegan2_icgan.extractors.given_features import FeatureFile
+from stylegan2_icgan.extractors.given_features import FeatureFile, identity
 from stylegan2_icgan.features import default_extractor, fit_extractor
-from stylegan2_icgan.neighbour_graph import NeighbourJob, merge_neighbours
+from stylegan2_icgan.neighbour_graph import NeighbourJob, index_digest, merge_neighbours
 from stylegan2_icgan.neighbours import choose_method, estimate_sec, make_search, measure_recall, measure_speed
 from stylegan2_icgan.shards import Engine, run_job
 from stylegan2_icgan.store import (
@@ -28,11 +30,11 @@ from stylegan2_icgan.store import (
     NEIGHBOURS,
     RADII,
     InstanceStore,
-    array_checksum,
     read_extractor_state,
+    write_files,
 )
 from torch_utils import distributed
-from torch_utils.files import atomic_write, format_time, replace_folder, sha256
+from torch_utils.files import array_checksum, atomic_write, format_time, replace_folder, sha256
 from training.dataset import ImageFolderDataset
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 PLAN, GRAPH = "plan.json", "graph.json"  # what was decided about features, and about neighbours
 FEATURE_SHARDS, GRAPH_SHARDS, INDEX = "features.shards", "neighbours.shards", "index"
-RECALL_SAMPLE = 1000  # instances
+RECALL_SAMPLE, RECALL_SEED = 1000, 1  # instances, others than those an index is tuned on
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,21 @@ class Workshop:
             "fingerprint": self.dataset.fingerprint(),
             "extractor": self.options.extractor,
             "weights": _hash(self.options.extractor_weights),
-            "given": _hash(self.options.instance_feats),
+            "given": identity(Path(self.options.instance_feats)) if self.options.instance_feats else None,
             "dtype": self.options.feature_dtype,
             "adopted": store.manifest["checksums"][FEATURES] if store else None,
         }
+        k = max(self.options.k, store.k if store else 0)  # what is there is not lost
         plan = _read(self.place / PLAN)
         if plan is not None and plan["request"] == request:
+            _write(self.place / PLAN, plan | {"k": k})
             return
         if plan is not None:
             self.say(f"{self.place.name} was begun with other data or another extractor; it is thrown away")
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir()
         decided = self._adopt(store) if store else self._choose_extractor()
-        _write(self.place / PLAN, {"request": request, "rows": self.shard_rows} | decided)
+        _write(self.place / PLAN, {"request": request, "k": k, "rows": self.shard_rows} | decided)
 
     def work(self) -> None:
         """Make what the plan says; nothing when there is none."""
@@ -108,8 +112,17 @@ class Workshop:
     # -- features -----------------------------------------------------------------------------------------------------
 
     def _adopt(self, store: InstanceStore) -> dict[str, Any]:
-        """Take the features of a store that lacks neighbours."""
-        self.say(f"{store.folder.name} has the features; {self.options.k} neighbours an instance are asked for")
+        """Take the features of a store that lacks neighbours.
+
+        Raises:
+            UserError: features that are damaged.
+        """
+        found = store.manifest["neighbours"]["method"]
+        self.say(
+            f"{store.folder.name} has the features, and {store.k} neighbours by {found}; asked for are "
+            f"{self.options.k} by {self.options.neighbours}"
+        )
+        store.verify()
         for name in (FEATURES, MIRROR, EXTRACTOR_STATE):
             if (store.folder / name).exists():
                 _link(store.folder / name, self.place / name)
@@ -123,7 +136,7 @@ class Workshop:
             self.say(f"features of {len(self.dataset):,} images from {self.options.instance_feats}")
             return {
                 "extractor": given.description,
-                "checksums": copy_features(given, self.place, self.options.feature_dtype),
+                "checksums": copy_features(given, self.place, self.options.feature_dtype or "float32"),
             }
         name, weights = self.options.extractor, self.options.extractor_weights
         if name is None:
@@ -132,7 +145,8 @@ class Workshop:
         extractor = fit_extractor(name, self.dataset, Path(weights) if weights else None, self.device)
         state = {key: tensor.cpu().contiguous() for key, tensor in extractor.state.items()}
         if state:
-            safetensors.torch.save_file(state, self.place / EXTRACTOR_STATE)
+            with atomic_write(self.place / EXTRACTOR_STATE) as file:
+                file.write(safetensors.torch.save(state))
         return {"extractor": extractor.description | {"images": self.dataset.conversion}, "checksums": {}}
 
     def _make_features(self, plan: dict[str, Any]) -> None:
@@ -141,7 +155,9 @@ class Workshop:
         weights = Path(self.options.extractor_weights) if self.options.extractor_weights else None
         made_with = description, read_extractor_state(self.place), weights
         folder = self.place / FEATURE_SHARDS
-        job = FeatureJob(self.dataset, folder, plan["rows"], self.options.feature_dtype, made_with, self.device)
+        job = FeatureJob(
+            self.dataset, folder, plan["rows"], self.options.feature_dtype or "float32", made_with, self.device
+        )
         run_job(job, self.engine, "features", self.say)
         if distributed.rank() == 0:
             files = [self.place / FEATURES, self.place / MIRROR]
@@ -156,7 +172,8 @@ class Workshop:
         features, plan = np.load(self.place / FEATURES, mmap_mode="r"), _read(self.place / PLAN)
         assert plan is not None
         o = self.options
-        asked = {"k": o.k, "asked": o.neighbours, "features": plan["checksums"][FEATURES]}
+        k = plan["k"]
+        asked = {"k": k, "asked": o.neighbours, "features": plan["checksums"][FEATURES]}
         graph = _read(self.place / GRAPH)
         if graph is None or any(graph[name] != value for name, value in asked.items()):
             for name in (INDEX, GRAPH_SHARDS):
@@ -164,13 +181,17 @@ class Workshop:
             graph = asked | {"rows": neighbour_graph.QUERIES * self.shard_rows}
             _write(self.place / GRAPH, graph)
         size, speed, processes = features.shape, measure_speed(self.device), distributed.world_size()
-        method, reason = choose_method(o.neighbours, *size, o.k, self.device, speed, processes)
-        seconds = estimate_sec(method, *size, o.k, self.device, speed, processes=processes)
-        self.say(f"{o.k} nearest neighbours of {len(features):,} instances, about {format_time(seconds)} ({reason})")
+        method, reason = choose_method(o.neighbours, *size, k, self.device, speed, processes)
+        seconds = estimate_sec(method, *size, k, self.device, speed, processes=processes)
+        self.say(f"{k} nearest neighbours of {len(features):,} instances, about {format_time(seconds)} ({reason})")
         index = self.place / INDEX
-        search = make_search(features, o.k, o.neighbours, self.device, index, speed=speed, processes=processes)
+        search = make_search(features, k, o.neighbours, self.device, index, speed=speed, processes=processes)
         if search.description["method"] != method:
             self.say(f"neighbours: {search.description['reason']}")
+        digest = index_digest(index)
+        if graph.get("index") != digest:  # shards of another index hold other rows
+            shutil.rmtree(self.place / GRAPH_SHARDS, ignore_errors=True)
+            _write(self.place / GRAPH, graph | {"index": digest})
 
     def _make_graph(self) -> None:
         """Neighbours of every instance, and how many of the true ones are among them."""
@@ -184,13 +205,14 @@ class Workshop:
             self.place / INDEX,
             self.place / GRAPH_SHARDS,
             graph["rows"],
+            graph["index"],
         )
         run_job(job, self.engine, "neighbours", self.say)
         if distributed.rank() == 0:
             merge_neighbours(job, self.place, self.say)
-            exact = job.search.description["method"] in ("exact", "faiss")
+            exact = job.search.description["method"] == "exact"
             features = np.load(self.place / FEATURES, mmap_mode="r")
-            recall = 1.0 if exact else measure_recall(job.search, features, graph["k"], RECALL_SAMPLE)
+            recall = 1.0 if exact else measure_recall(job.search, features, graph["k"], RECALL_SAMPLE, RECALL_SEED)
             sample = None if exact else min(RECALL_SAMPLE, len(features))
             found = job.search.description | {"recall": recall, "recall_sample": sample}
             _write(self.place / GRAPH, graph | {"found": found})
@@ -203,8 +225,7 @@ class Workshop:
         assert plan is not None
         assert graph is not None
         arrays = {name: np.load(place / name, mmap_mode="r") for name in (FEATURES, NEIGHBOURS, RADII)}
-        files = "".join(f"{self.dataset.checksum(row):08x} {name}\n" for row, name in enumerate(self.dataset.names))
-        (place / "files.txt").write_text(files, encoding="utf-8")
+        write_files(place, self.dataset)
         manifest = {
             "format": FORMAT,
             "dataset": self.dataset.path.name,
@@ -224,11 +245,22 @@ class Workshop:
 
 
 def tidy(folder: Path) -> None:
-    """Remove the tools from a store that is whole."""
-    for name in (FEATURE_SHARDS, GRAPH_SHARDS, INDEX):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (GRAPH, PLAN):
-        (folder / name).unlink(missing_ok=True)
+    """Remove the tools from a store that is whole, if a kill has left them there and they can be removed."""
+    if (folder / PLAN).exists():
+        for name in (FEATURE_SHARDS, GRAPH_SHARDS, INDEX):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for name in (GRAPH, PLAN):
+                (folder / name).unlink(missing_ok=True)
+
+
+def recover(folder: Path) -> None:
+    """Finish what a kill interrupted while a store that was whole got its name."""
+    place = folder.with_name(f".{folder.name}.making")
+    if (place / MANIFEST).exists():
+        replace_folder(place, folder)
+    for retired in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _hash(path: str | None) -> str | None:
@@ -240,7 +272,7 @@ def _read(file: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return content
+    return content if isinstance(content, dict) else None
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

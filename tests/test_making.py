@@ -1,5 +1,6 @@
 """Making an instance store: shards, restarts, several processes, engines, and features made elsewhere."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from conftest import pattern_images, write_zip
 
@@ -148,7 +150,7 @@ def test_features_stay_when_more_neighbours_or_another_method_are_asked_for(
     more = made(dataset, tmp_path / "store", k=7)
     assert more.k == 7
     assert content(more.folder)["features.npy"] == before["features.npy"]
-    assert np.array_equal(more.neighbours[:, :3], np.load(tmp_path / "store" / "neighbours.npy")[:, :3])
+    assert np.array_equal(more.neighbours[:, :3], store.neighbours)
     assert made(dataset, tmp_path / "store", k=7, neighbours="faiss").manifest["neighbours"]["method"] == "faiss"
     assert left_over(store.folder) == []
 
@@ -170,6 +172,109 @@ def test_changed_arrays_are_found(dataset: ImageFolderDataset, tmp_path: Path) -
         with pytest.raises(UserError, match=rf"{name} is damaged \(checksum\)"):
             InstanceStore(store.folder, store.manifest, {}).verify()
         file.write_bytes(before)
+
+
+# -- a store that is there ---
+
+
+def test_method_that_gave_way_is_not_asked_again_and_a_larger_k_is_not_lost(
+    dataset: ImageFolderDataset, tmp_path: Path
+) -> None:
+    store = made(dataset, tmp_path / "store", k=7, neighbours="ivf")  # far too few rows for it
+    assert (store.manifest["neighbours"]["asked"], store.manifest["neighbours"]["method"]) == ("ivf", "exact")
+    before = (store.folder / "manifest.json").stat().st_ino
+    for neighbours in ("ivf", "exact", "auto"):
+        assert made(dataset, tmp_path / "store", k=3, neighbours=neighbours).k == 7
+    assert (store.folder / "manifest.json").stat().st_ino == before
+    assert made(dataset, tmp_path / "store", k=3, neighbours="rerank").k == 7
+
+
+def test_store_that_cannot_be_written_serves(
+    dataset: ImageFolderDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(dataset, tmp_path / "store")
+
+    def read_only(self: Path, *args: object, **more: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    for name in ("unlink", "mkdir", "rename", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, read_only)
+    assert made(dataset, tmp_path / "store").k == 5
+
+
+@pytest.mark.parametrize("when", [1, 2])
+def test_kill_while_a_store_gets_its_name_loses_nothing(
+    dataset: ImageFolderDataset, tmp_path: Path, when: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the renames that put the new store in the place of one with fewer neighbours."""
+    made(dataset, tmp_path / "store", k=3)
+    rename, calls = Path.rename, []
+
+    def mortal(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == when + 1:  # the first fails, since there is a store in the way
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Path, "rename", mortal)
+        made(dataset, tmp_path / "store", k=6)
+    monkeypatch.setattr(extraction.FeatureJob, "__call__", lambda *args: pytest.fail("features are made again"))
+    monkeypatch.setattr(neighbour_graph.NeighbourJob, "__call__", lambda *args: pytest.fail("searched again"))
+    store = made(dataset, tmp_path / "store", k=6)
+    assert store.k == 6
+    assert left_over(store.folder) == []
+
+
+def test_shards_of_another_index_are_not_used(dataset: ImageFolderDataset, tmp_path: Path) -> None:
+    whole = made(dataset, tmp_path / "whole")
+
+    def mortal(job: Job, shards: Sequence[int], progress: Countdown) -> None:
+        searches = isinstance(job, neighbour_graph.NeighbourJob)
+        run_in_ranks(job, shards[:3] if searches else shards, progress)
+        if searches:
+            raise Killed
+
+    options = StoreOptions(k=5, instances=str(tmp_path / "store"))
+    with pytest.raises(Killed):
+        ensure_store(dataset, options, engine=mortal, shard_rows=8)
+    place = tmp_path / ".store.making"
+    index = json.loads((place / "index" / "index.json").read_text())
+    (place / "index" / "index.json").write_text(json.dumps(index | {"note": "another"}))
+    for shard in range(3):
+        write_shard(place / "neighbours.shards", shard, [np.zeros((8, 5), np.int32), np.zeros((8, 5), np.float32)])
+    assert content(made(dataset, tmp_path / "store").folder) == content(whole.folder)
+
+
+def test_any_file_name_will_do(tmp_path: Path) -> None:
+    images, _ = pattern_images(20)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number, image in enumerate(images):
+        PIL.Image.fromarray(image).save(tmp_path / "image.png")
+        name = f"{number:02d} a\nb\u2028c\\n".encode() + (b"\xe9.png" if number == 7 else b".png")
+        (tmp_path / "image.png").rename(os.fsdecode(os.fsencode(folder) + b"/" + name))
+    made(ImageFolderDataset(folder), tmp_path / "store")
+    assert made(ImageFolderDataset(folder), tmp_path / "store").manifest["num_images"] == 20
+
+
+def test_what_does_not_fit_a_store_is_refused(dataset: ImageFolderDataset, tmp_path: Path) -> None:
+    store = made(dataset, tmp_path / "store")
+    for name, value, words in (
+        ("feature_dtype", "float16", "are float32"),
+        ("extractor_weights", "nope.pth", "made with pca, which has none"),
+        ("instance_feats", "nope.npy", r"nope\.npy does not exist"),
+    ):
+        with pytest.raises(UserError, match=words):
+            made(dataset, tmp_path / "store", **{name: value})
+    features = store.folder / "features.npy"
+    before = features.read_bytes()
+    features.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"features\.npy is damaged \(checksum\)"):
+        made(dataset, tmp_path / "store", k=8)
+    np.save(features, np.full((40, store.h_dim), np.nan, np.float32))
+    with pytest.raises(UserError, match="not of unit length"):
+        made(dataset, tmp_path / "store")
 
 
 # -- several processes ---
@@ -279,6 +384,18 @@ def test_given_features_that_cannot_be_right_are_refused(dataset: ImageFolderDat
             k=5, instance_feats=str(tmp_path / "other.npy"), instances=str(tmp_path / "fine.instances")
         )
         ensure_store(dataset, options)
+
+
+def test_given_names_belong_to_what_tells_files_apart(dataset: ImageFolderDataset, tmp_path: Path) -> None:
+    h = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", h)
+    given(dataset, tmp_path / "rows.npy")
+    (tmp_path / "rows.names.txt").write_text("\n".join(dataset.names[::-1]) + "\n")
+    with pytest.raises(UserError, match="is not what the features in"):
+        given(dataset, tmp_path / "rows.npy")
+    np.save(tmp_path / "same.npy", np.ones((40, 6), np.float32))
+    with pytest.raises(UserError, match="all rows are the same"):
+        given(dataset, tmp_path / "same.npy")
 
 
 def test_run_job_says_what_is_there(tmp_path: Path) -> None:

@@ -6,14 +6,16 @@ over gloo, which needs no GPU.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 
 MEET_WITHIN = timedelta(minutes=5)  # for all processes to have started
 LONGEST_WAIT = timedelta(days=7)  # for the slowest piece of work; torchrun ends the others when one process fails
+Value = TypeVar("Value")
 _patient: torch.distributed.ProcessGroup | None = None  # everyone, with the longer limit
 
 
@@ -35,7 +37,24 @@ def local_rank() -> int:
 def barrier() -> None:
     """Wait until every process is here."""
     if torch.distributed.is_initialized():
-        torch.distributed.barrier(_patient)
+        _quietly(lambda: torch.distributed.barrier(_patient))
+
+
+def broadcast(value: Value) -> Value:
+    """What the first process has, for all of them: files may look different from elsewhere."""
+    if not torch.distributed.is_initialized():
+        return value
+    values = [value]
+    _quietly(lambda: torch.distributed.broadcast_object_list(values, src=0, group=_patient))
+    return values[0]
+
+
+def _quietly(wait: Callable[[], Any]) -> None:
+    """Leave without a word when another process has: its own error is the one to read."""
+    try:
+        wait()
+    except RuntimeError:
+        raise SystemExit(1) from None
 
 
 @contextlib.contextmanager

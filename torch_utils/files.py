@@ -6,9 +6,12 @@ import os
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -56,6 +59,15 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def array_checksum(array: np.ndarray[Any, Any], block: int = 1 << 24) -> int:
+    """CRC-32 of an array's elements, read in blocks of so many bytes: it may be larger than the memory."""
+    rows = max(block // max(array[:1].nbytes, 1), 1)
+    checksum = 0
+    for start in range(0, len(array), rows):
+        checksum = zlib.crc32(np.ascontiguousarray(array[start : start + rows]), checksum)
+    return checksum
+
+
 def companion(data: Path, ending: str) -> Path:
     """Where what is derived from `data` is kept: beside it, or in the user's cache folder where that can't be written.
 
@@ -64,12 +76,13 @@ def companion(data: Path, ending: str) -> Path:
         ending: what tells the companion apart, `.instances` -> `photos.instances`.
     """
     path = data.resolve()
-    beside = path.with_name(path.stem + ending)
+    stem = path.name if path.is_dir() else path.stem  # the folders v1.0 and v1.1 are two data sets
+    beside = path.with_name(stem + ending)
     if beside.exists() or os.access(beside.parent, os.W_OK):
         return beside
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     tag = hashlib.sha256(str(path).encode()).hexdigest()[:16]  # other folders may hold data of the same name
-    return cache / "stylegan2_icgan" / f"{path.stem}-{tag}{ending}"
+    return cache / "stylegan2_icgan" / f"{stem}-{tag}{ending}"
 
 
 class Countdown:

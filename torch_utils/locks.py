@@ -27,8 +27,9 @@ def hold(path: Path, say: Callable[[str], None], patience_sec: float = 0) -> Ite
             _acquire(file, path, say, patience_sec)
         except OSError:  # no locks on this file system
             break
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            break
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                break
         file.close()  # its holder took the file away; there may be a new one
     try:
         file.truncate(0)

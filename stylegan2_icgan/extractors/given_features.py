@@ -64,7 +64,7 @@ class FeatureFile:
         if mirror_path is not None:
             mirror = feature_arrays(mirror_path, str(mirror_path)).get("features", np.empty(0))
         _check_array(features, where)
-        names = _names(path, arrays, len(features), where)
+        names = names_of_rows(path, arrays, len(features), where)
         order = _by_position(features, dataset, where) if names is None else _by_name(names, dataset, where)
         row_names = dataset.names if names is None else names
         _check_rows(features, row_names, where)
@@ -78,7 +78,7 @@ class FeatureFile:
             "name": "file",
             "h_dim": features.shape[1],
             "file": path.name,
-            "sha256": sha256(path),
+            **identity(path),
             "rows": "by position" if names is None else "by name",
             "mirror": mirror is not None,
         }
@@ -111,6 +111,22 @@ class FeatureFile:
             raise ValueError(f"{self.path} has no features of mirror images")
         block = _float64(array[self.order[np.asarray(ids)]])
         return (block / _lengths(block)[:, None]).astype(np.float32)
+
+
+def identity(path: Path) -> dict[str, str]:
+    """What tells a file of features from others: its SHA-256, and that of the names beside it.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"--instance-feats={path} does not exist; expected a .npy or .npz file of features")
+    names = _sidecar(path)
+    return {"sha256": sha256(path)} | ({"names_sha256": sha256(names)} if names.is_file() else {})
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.names.txt")
 
 
 def feature_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
@@ -160,9 +176,9 @@ def _check_array(features: np.ndarray, where: str) -> None:
         raise UserError(f"{where} holds {features.dtype} of shape {list(features.shape)}; {REMEDY}{remedy}")
 
 
-def _names(path: Path, arrays: dict[str, np.ndarray], count: int, where: str) -> list[str] | None:
+def names_of_rows(path: Path, arrays: dict[str, np.ndarray], count: int, where: str) -> list[str] | None:
     """Names of the rows: in the .npz, or in `<stem>.names.txt` beside the file, or none."""
-    sidecar = path.with_name(f"{path.stem}.names.txt")
+    sidecar = _sidecar(path)
     if "names" in arrays:
         if arrays["names"].dtype.kind not in "US" or arrays["names"].ndim != 1:
             raise UserError(
@@ -171,7 +187,7 @@ def _names(path: Path, arrays: dict[str, np.ndarray], count: int, where: str) ->
         given, source = arrays["names"].astype(str).tolist(), f"{where}, names"
     elif sidecar.is_file():
         try:
-            given, source = sidecar.read_text(encoding="utf-8").splitlines(), str(sidecar)
+            given, source = sidecar.read_text(encoding="utf-8").rstrip("\n").split("\n"), str(sidecar)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{sidecar} can't be read ({error}); expected one name a line, in UTF-8") from None
     else:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from torch_utils.files import atomic_write
+from torch_utils.files import array_checksum, atomic_write
 
 FORMAT, NAME = 1, "index.json"
 CHECKED_ROWS = 64  # of the features: enough to tell whether they are those an index was made of
@@ -32,7 +32,7 @@ class Index:
         for name, array in self.arrays.items():
             with atomic_write(folder / f"{name}.npy") as file:
                 np.save(file, array)
-            checksums[name] = _checksum(array)
+            checksums[name] = f"{array_checksum(array):08x}"
         content = {
             "format": FORMAT,
             "features": _identity(features, k),
@@ -50,7 +50,7 @@ class Index:
             if content["format"] != FORMAT or content["features"] != _identity(features, k):
                 return None
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in content["arrays"]}
-            if {name: _checksum(array) for name, array in arrays.items()} != content["arrays"]:
+            if {name: f"{array_checksum(array):08x}" for name, array in arrays.items()} != content["arrays"]:
                 return None
             return cls(content["description"], arrays)
         except (OSError, ValueError, KeyError, TypeError):
@@ -65,11 +65,3 @@ def _identity(features: np.ndarray, k: int) -> dict[str, Any]:
         "checksum": f"{zlib.crc32(features[rows].tobytes()):08x}",
         "k": k,
     }
-
-
-def _checksum(array: np.ndarray) -> str:
-    """CRC-32 of the content, read in pieces: the array may be larger than the memory."""
-    crc, step = 0, max(1, (1 << 24) // max(1, array[:1].nbytes))
-    for start in range(0, len(array), step):
-        crc = zlib.crc32(np.ascontiguousarray(array[start : start + step]).tobytes(), crc)
-    return f"{crc:08x}"
