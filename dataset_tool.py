@@ -34,9 +34,12 @@ from torch_utils import images
 from torch_utils.command_line import Command, Group, NearestChoice, UserError
 from torch_utils.files import atomic_write, format_time
 from training.conversion import (
+    MAX_ENLARGED,
     MAX_RESOLUTION,
     MIN_RESOLUTION,
     Recipe,
+    classes_text,
+    coarse_images,
     describe,
     is_valid_side,
     make_report,
@@ -145,10 +148,19 @@ def report(source: Source, dest: Path, metadata: dict[str, Any], num_converted: 
     if source.skipped:
         click.echo(f"Skipped {source.skipped.total():,} other files ({count_text(source.skipped)}).")
     num_images, kind = len(metadata["sources"]), "grey" if metadata["channels"] == 1 else "RGB"
+    coarse = coarse_images(metadata)
+    if coarse:
+        names = ", ".join(f"{shown(name)} ({width}x{height})" for name, (width, height) in list(coarse.items())[:5])
+        more = f", ... ({len(coarse) - 5:,} more, all in {report_path(dest)})" if len(coarse) > 5 else ""
+        click.echo(
+            f"{len(coarse):,} images are hardly pictures: below {MIN_RESOLUTION} px, or enlarged more than "
+            f"{MAX_ENLARGED} times: {names}{more}",
+            err=True,
+        )
     limit = max if metadata["transform"] == "pad" else min
     num_enlarged = sum(limit(size) < side for size in metadata["source_sizes"].values())
     click.echo(
-        f"Wrote {dest}: {num_images:,} images, {side}x{side}, {kind}, {metadata['num_classes']} classes; "
+        f"Wrote {dest}: {num_images:,} images, {side}x{side}, {kind}, {classes_text(metadata)}; "
         f"{len(refused):,} refused, {num_enlarged:,} enlarged from a smaller size; "
         f"{dest.stat().st_size / 2**20:.1f} MiB, {format_time(wall_sec)}, {num_converted / wall_sec:.0f} images/s."
     )

@@ -346,7 +346,8 @@ SAMPLES = {
     "imagenet": Sample(build_imagenet, IMAGENET, [0, 0, 1, 2], ["n01440764", "n02000000", "n03000000"], IMAGENET[1]),
     "imagenet-lt": Sample(
         *(build_imagenet_lt, [IMAGENET[0], IMAGENET[1], IMAGENET[3]], [0, 0, 2]),
-        *(["n01440764", "n02000000", "n03000000"], IMAGENET[1]),
+        *(["n01440764", "n02000000", "n03000000"], IMAGENET[1], ["--format=imagenet-lt"]),
+        is_recognised=False,
     ),
     "coco": Sample(
         *(build_coco, [f"train2017/{i:012d}.png" for i in (9, 25, 30)], None, None, "train2017/000000000025.png"),

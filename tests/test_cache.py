@@ -135,6 +135,25 @@ def test_decoded_file_that_is_not_whole_is_made_again(patterns_zip: Path, damage
     assert file.read_bytes() == whole
 
 
+def test_leftovers_of_killed_processes_are_removed(patterns_zip: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    dead, alive, other = (
+        patterns_zip.with_name(f".{name}.{process}-0123abcd.tmp")
+        for name, process in [
+            ("patterns.decoded.npy", child),
+            ("patterns.decoded.npy", os.getppid()),
+            ("others.decoded.npy", child),
+        ]
+    )
+    for file in (dead, alive, other):
+        file.write_bytes(b"half")
+    ImageFolderDataset(patterns_zip).decode_to_disk()
+    assert not dead.exists() and alive.exists() and other.exists()
+
+
 def test_subset_has_a_file_of_its_own(patterns_zip: Path) -> None:
     ImageFolderDataset(patterns_zip).decode_to_disk()
     part = ImageFolderDataset(patterns_zip, max_images=9, subset_seed=3)

@@ -1,6 +1,7 @@
 import io
 import json
 import multiprocessing
+import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from conftest import pattern_images, write_zip
 
 from torch_utils.command_line import UserError
+from torch_utils.files import companion
 from training import decoding
 from training.dataset import Draws, ImageFolderDataset, LabelledSource
 from training.randomness import hashed
@@ -135,7 +137,7 @@ def test_dataset_cache_gives_the_same_images(patterns_zip: Path) -> None:
 @pytest.mark.parametrize("size", [(6, 6), (8, 16), (4, 4)])
 def test_dataset_refuses_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
     path = write_zip(tmp_path / "odd.zip", [np.zeros(size, np.uint8)])
-    with pytest.raises(UserError, match=r"power of two.*--resolution=\d+"):
+    with pytest.raises(UserError, match=r"power of two.*--source=\S+odd\.zip --dest=NAME\.zip --resolution=\d+"):
         ImageFolderDataset(path)
 
 
@@ -194,6 +196,38 @@ def test_dataset_refuses_labels(tmp_path: Path, labels: object, message: str) ->
         archive.writestr("dataset.json", json.dumps({"labels": labels}))
     with pytest.raises(UserError, match=message):
         ImageFolderDataset(path, use_labels=True)
+
+
+def test_dataset_json_nested_without_end_is_one_line(tmp_path: Path) -> None:
+    PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "0.png")
+    (tmp_path / "dataset.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match=r"its dataset\.json can't be read"):
+        ImageFolderDataset(tmp_path, use_labels=True)
+
+
+def test_dataset_takes_names_that_are_no_text_or_break_lines(tmp_path: Path) -> None:
+    names = [b"007\xe9.png", b"a\nb.png", "c\u0085d.png".encode(), "e\u2028f.png".encode()]
+    for i, name in enumerate(names):
+        PIL.Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / "new.png")
+        os.rename(os.fsencode(tmp_path / "new.png"), os.fsencode(tmp_path) + b"/" + name)  # noqa: PTH104 - bytes
+    dataset = ImageFolderDataset(tmp_path)
+    assert sorted(int(dataset.image(i)[0, 0, 0]) for i in range(4)) == [0, 1, 2, 3]
+    before = dataset.fingerprint()
+    os.rename(os.fsencode(tmp_path) + b"/007\xe9.png", os.fsencode(tmp_path) + b"/007\xe8.png")  # noqa: PTH104
+    assert ImageFolderDataset(tmp_path).fingerprint() != before
+    (tmp_path / "a\nb.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"a\\nb\.png can't be read") as caught:
+        ImageFolderDataset(tmp_path).images(range(4))
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_differ_behind_a_dot_are_two_data_sets(tmp_path: Path) -> None:
+    for version in ("v1.0", "v1.1"):
+        (tmp_path / version).mkdir()
+        PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / version / "0.png")
+        assert ImageFolderDataset(tmp_path / version).name == version
+        assert companion(tmp_path / version, ".instances") == tmp_path / f"{version}.instances"
+    assert companion(tmp_path / "a.zip", ".instances") == tmp_path / "a.instances"
 
 
 def test_dataset_takes_one_hot_labels(tmp_path: Path) -> None:

@@ -358,6 +358,8 @@ def test_one_hot_labels_become_class_numbers(tmp_path):
         ({"labels": {"a.png": 0, "b.png": 1}}, 'needs "labels"'),
         ({"labels": 3}, 'needs "labels"'),
         ({"labels": [["a.png", 0], ["b.png", 5]], "num_classes": 3}, "num_classes=3, but its labels go to 5"),
+        ({"labels": [["a.png", 0], ["b.png", 1]], "num_classes": 4 * 10**12}, "at most 1,000,000 can be used"),
+        ({"labels": [["a.png", 0], ["b.png", 10**6]]}, "at most 1,000,000 can be used"),
     ],
 )
 def test_unusable_labels_are_refused(tmp_path, content, said, refusal):
@@ -370,7 +372,12 @@ def test_unusable_labels_are_refused(tmp_path, content, said, refusal):
 
 def test_damaged_dataset_json_is_refused(tmp_path, refusal):
     save(tmp_path / "in" / "a.png")
-    for text, said in (("{", "can't be read"), ("[]", "is a list"), ("", "can't be read")):
+    for text, said in (
+        ("{", "can't be read"),
+        ("[]", "is a list"),
+        ("", "can't be read"),
+        ("[" * 200_000, "can't be read"),
+    ):
         (tmp_path / "in" / "dataset.json").write_text(text)
         assert said in refusal("convert", "--source", tmp_path / "in", "--dest", tmp_path / "o.zip")
 
@@ -458,6 +465,21 @@ def test_destinations_that_cannot_be_written(tmp_path, refusal):
     save(tmp_path / "in" / "b.png")
     convert(tmp_path / "in", tmp_path / "o.zip", "--overwrite")
     assert len(pixels(tmp_path / "o.zip")) == 2
+
+
+def test_images_that_are_hardly_pictures_are_named(tmp_path):
+    for name, side in (("tiny.png", 4), ("small.png", 15), ("good.png", 16)):
+        save(tmp_path / "in" / name, picture(side, 2 * side))
+    code, _, stderr = run("convert", "--source", tmp_path / "in", "--dest", tmp_path / "o.zip", "--resolution=128")
+    assert code == 0 and "2 images are hardly pictures" in stderr and "small.png (15x30), tiny.png (4x8)" in stderr
+    report = json.loads((tmp_path / "o.convert-report.json").read_text())
+    assert report["coarse"] == {"small.png": [15, 30], "tiny.png": [4, 8]}
+
+
+def test_summary_counts_the_classes_that_have_images(tmp_path):
+    save(tmp_path / "in" / "a.png")
+    write_json(tmp_path, labels=[["a.png", 2]], num_classes=9)
+    assert "RGB, 9 classes, 1 with images; 0 refused" in convert(tmp_path / "in", tmp_path / "o.zip")
 
 
 def test_destination_inside_the_source(tmp_path):

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -120,6 +121,9 @@ def test_nothing_in_a_pickle_is_executed(tmp_path, refusal):
         ({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 0]}, "not uint8 [N, 3072]"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]}, "do not fit"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [7]}, "do not fit"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [b"cat"]}, "its labels do not fit"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"labels": 3}, "its labels do not fit"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [0], b"filenames": 3}, "its filenames do not fit"),
         ({b"labels": [7]}, "has no 'data'"),
         ([1, 2], "can't be read"),
     ],
@@ -135,9 +139,22 @@ def test_archive_cut_short_gives_what_came_through(tmp_path, refusal):
     path.write_bytes(content[: len(content) // 2])
     found = convert(path)
     assert "data_batch_1/00000_tabby_s_10.png" in found["sources"].values()
-    assert "data_batch_5" in found["refused"] and "get it again" in found["refused"]["data_batch_5"]
+    came = {name.partition("/")[0] for name in found["sources"].values()}
+    said = f"the archive ends early: {5 - len(came)} of 5 batches are missing; get it again"
+    assert found["refused"] == {f"data_batch_{i}": said for i in range(1, 6) if f"data_batch_{i}" not in came}
     path.write_bytes(content[:30])
     assert "can't be read as a tar archive" in refusal(path) or "neither batches.meta nor meta" in refusal(path)
+
+
+def test_archive_cut_before_train_does_not_pass_for_the_test_split(tmp_path, refusal):
+    files = {
+        "batches.meta": python2_pickle({b"label_names": [b"x"]}),
+        "test_batch": cifar_batch({"labels": [0]}),
+        "data_batch_1": cifar_batch({"labels": [0] * 9}),
+    }
+    path = write_cifar(tmp_path / "cifar-10-python.tar.gz", "cifar-10-batches-py", files)
+    path.write_bytes(path.read_bytes()[:-9000])
+    assert "the archive ends early: 5 of 5 batches are missing" in refusal(path)
 
 
 # -- MNIST
@@ -175,6 +192,21 @@ def test_mnist_pixels_and_fashion_names(tmp_path, refusal):
     assert "can't be read as an idx file" in refusal(tmp_path / "FashionMNIST")
     path.write_bytes(gzip.compress(idx(values.astype(np.uint8)[0])))
     assert "is no idx file of 3 dimensions" in refusal(tmp_path / "FashionMNIST")
+
+
+def test_mnist_unpacks_no_more_than_its_header_says(tmp_path, refusal):
+    build_mnist(tmp_path, broken=False)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    whole = gzip.decompress(path.read_bytes())
+    pixels = convert(tmp_path)["pixels"]
+    path.write_bytes(gzip.compress(whole + bytes(200 << 20), compresslevel=1))
+    tracemalloc.start()
+    again = convert(tmp_path)["pixels"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 << 20 and np.array_equal(again, pixels)
+    path.write_bytes(gzip.compress(whole[:4] + b"\x7f" * 12))
+    assert "values, at most 1,073,741,824 are read" in refusal(tmp_path)
 
 
 def test_mnist_cut_short_names_the_missing_images(tmp_path):

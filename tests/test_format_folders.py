@@ -104,8 +104,53 @@ def test_flat_val_with_a_list(tmp_path, lines, refusal):
     (tmp_path / "list").write_text("a.png 3\n")
     error = refusal("--split=val", "--list", tmp_path / "list")
     assert "line 1 is 'a.png 3'" in error and "a number below 3" in error
-    assert "can't be read" in refusal("--split=val", "--list", tmp_path / "nowhere")
-    assert "sorted into synsets already" in refusal("--list", tmp_path / "list")
+    assert "nowhere does not exist; expected a text file" in refusal("--split=val", "--list", tmp_path / "nowhere")
+    error = refusal("--format=imagenet", "--list", tmp_path / "list")
+    assert "sorted into synsets already" in error and "--format=imagenet-lt" in error
+
+
+def test_lists_in_imagenet_do_not_make_it_the_subset(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    build_imagenet_lt(tmp_path / "in", broken=False)
+    found = convert(tmp_path / "in")
+    assert found["format"] == "imagenet" and len(found["sources"]) == 4
+    assert len(convert(tmp_path / "in", "--split=val")["sources"]) == 1
+    monkeypatch.chdir(tmp_path)
+    found = convert(tmp_path / "in", "--list=ImageNet_LT_train.txt")  # sought in the source, too
+    assert found["format"] == "imagenet-lt" and len(found["sources"]) == 3
+    (tmp_path / "ImageNet_LT_train.txt").write_text("train/n03000000/3.png 2\n")  # the working folder comes first
+    assert len(convert(tmp_path / "in", "--list=ImageNet_LT_train.txt")["sources"]) == 1
+
+
+def test_list_that_is_nowhere_is_named_with_both_places(tmp_path, refusal, monkeypatch):
+    (tmp_path / "in").mkdir()
+    build_imagenet_lt(tmp_path / "in", broken=False)
+    monkeypatch.chdir(tmp_path)
+    error = refusal("--format=imagenet-lt", "--list=gone.txt")
+    assert f"--list=gone.txt does not exist in the working folder {tmp_path}, nor in {tmp_path / 'in'}" in error
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "train/../../secret.png", "{root}/secret.png"])
+def test_nothing_outside_the_source_is_read(name, tmp_path, refusal):
+    name = name.format(root=tmp_path)
+    write_images(tmp_path, ["secret.png", "in/train/n01440764/0.png"])
+    (tmp_path / "list").write_text(f"train/n01440764/0.png 0\n{name} 1\n")
+    error = refusal("--format=imagenet-lt", "--list", tmp_path / "list")
+    assert "secret.png, which is outside" in error
+
+    write_coco(tmp_path / "in", "train", {1: [], 2: []})
+    path = tmp_path / "in" / "annotations" / "instances_train2017.json"
+    content = coco_json({1: [], 2: []}, {})
+    content["images"][1]["file_name"] = name
+    path.write_text(json.dumps(content))
+    error = refusal("--format=coco")
+    assert "secret.png leaves the folder of images" in error
+
+
+def test_class_numbers_of_a_list_have_a_limit(tmp_path, refusal):
+    write_images(tmp_path / "in", TRAIN)
+    (tmp_path / "list").write_text(f"{TRAIN[0]} 4000000000000\n")
+    assert "line 1 has the class 4000000000000; expected less than 1,000,000" in refusal("--list", tmp_path / "list")
 
 
 def test_long_tailed_list_decides_images_and_labels(tmp_path, refusal):
@@ -205,6 +250,10 @@ def test_damaged_annotations_are_named(tmp_path, refusal):
     for text in ("{", "[]", json.dumps(coco_json({1: [(1, 2, 3)]}, {}) | {"annotations": [{"id": 1}]})):
         path.write_text(text)
         assert f"{path} is no COCO annotation file" in refusal()
+    content = coco_json({1: [], 2: []}, {})
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    path.write_text(json.dumps(content))
+    assert "two images have the file_name 000000000001.png" in refusal()
 
 
 # -- Smaller ones

@@ -64,7 +64,7 @@ def array_checksum(array: np.ndarray[Any, Any], block: int = 1 << 24) -> int:
     rows = max(block // max(array[:1].nbytes, 1), 1)
     checksum = 0
     for start in range(0, len(array), rows):
-        checksum = zlib.crc32(np.ascontiguousarray(array[start : start + rows]), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array[start : start + rows]).data, checksum)
     return checksum
 
 

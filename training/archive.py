@@ -72,7 +72,7 @@ def read_member(descriptor: int, member: Member) -> bytes:
         data = os.pread(descriptor, member.packed_size, member.offset + 30 + name_length + extra_length)
         if member.method == zipfile.ZIP_DEFLATED:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size)
-    except (OSError, struct.error, zlib.error) as error:
+    except (OSError, OverflowError, struct.error, zlib.error) as error:  # an offset may have 64 bits
         raise ImageRefused(f"damaged in the zip ({error})") from None
     if signature != b"PK\x03\x04" or len(data) != member.size or zlib.crc32(data) != member.crc:
         raise ImageRefused("damaged in the zip (checksum)")

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -102,6 +103,7 @@ def on_disk(images: Images, say: Say) -> Decoded:
         free = shutil.disk_usage(file.parent).free
         if free < size:
             raise OSError(0, f"{free / 2**30:.1f} GiB are free")
+        _remove_leftovers(file)
         with atomic_write(file) as out:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *images.image_shape)}
             np.lib.format.write_array_header_1_0(out, header)
@@ -134,6 +136,25 @@ def find_on_disk(images: Images) -> Decoded | None:
 def decoded_file(images: Images) -> Path:
     """Where decoded images are kept: `photos.decoded.npy` beside `photos.zip`; a subset has a file of its own."""
     return companion(images.path, f"{images.subset_tag}.decoded.npy")
+
+
+def _remove_leftovers(file: Path) -> None:
+    """Remove what `atomic_write` of processes that were killed left of `file`, by the process number in the name."""
+    pattern = re.compile(rf"\.{re.escape(file.name)}\.(\d{{1,9}})-[0-9a-f]+\.tmp")
+    for entry in list(file.parent.iterdir()):
+        match = pattern.fullmatch(entry.name)
+        if match and not _is_running(int(match[1])):
+            entry.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _seal(images: Images) -> bytes:

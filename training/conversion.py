@@ -28,6 +28,7 @@ from training.partial_zip import Finished, PartialZip, WorkerKilled, image_name
 
 MIN_FILES_PER_WORKER = 64  # a process takes half a second to start
 REPORT_INTERVAL_SEC = 10  # between two lines of progress where there is no terminal
+MAX_ENLARGED = 8  # times; beyond, an image is mostly what the filter made of it
 MIN_RESOLUTION, MAX_RESOLUTION = 8, 8192  # the networks begin at 4x4 and double at least once
 PARTIAL_FORMAT = 1  # another one makes partial zips of older versions worthless
 
@@ -321,6 +322,28 @@ def describe(source: Source, labels: Labels, recipe: Recipe, outcome: Outcome) -
     }
 
 
+def coarse_images(metadata: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Images whose short side is below MIN_RESOLUTION, or that were enlarged more than MAX_ENLARGED times.
+
+    Returns:
+        Name in the source -> width and height there, pixels.
+    """
+    limit = max if metadata["transform"] == "pad" else min  # the side that is scaled to the resolution
+    return {
+        metadata["sources"][name]: size
+        for name, size in metadata["source_sizes"].items()
+        if min(size) < MIN_RESOLUTION or limit(size) * MAX_ENLARGED < metadata["resolution"]
+    }
+
+
+def classes_text(metadata: dict[str, Any]) -> str:
+    """'9 classes', or '9 classes, 1 with images'."""
+    num_classes = metadata["num_classes"]
+    num_filled = sum(count > 0 for count in metadata["class_counts"] or [])
+    rest = f", {num_filled:,} with images" if num_filled < num_classes else ""
+    return f"{num_classes:,} classes{rest}"
+
+
 def make_report(
     source: Source, metadata: dict[str, Any], outcome: Outcome, options: dict[str, Any], wall_sec: float
 ) -> dict[str, Any]:
@@ -338,6 +361,7 @@ def make_report(
         "source_hash": metadata["source_hash"],
         "refused": metadata["refused"],
         "skipped": dict(source.skipped),
+        "coarse": coarse_images(metadata),
         "continued_from": outcome.num_continued,
         "seconds": round(wall_sec, 3),
         "images_per_sec": round((num_images + len(outcome.refused) - outcome.num_continued) / wall_sec, 1),

@@ -20,7 +20,7 @@ from training.archive import Member, list_zip, read_member
 from training.class_prior import ClassDraws
 from training.condition import Condition, Exemplars, Sample, thumbnails
 from training.decoding import Undecodable, decode
-from training.image_source import class_numbers
+from training.image_source import class_numbers, shown
 from training.randomness import integers, permutation
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -108,9 +108,9 @@ class ImageFolderDataset:
         self.num_channels, self.resolution = int(first.shape[0]), int(first.shape[1])
         if first.shape[1] != first.shape[2] or self.resolution & (self.resolution - 1) or self.resolution < 8:
             raise UserError(
-                f"--data={self.path}: {self.names[0]} is {first.shape[2]}x{first.shape[1]} pixels; expected a square "
-                "whose side is a power of two >= 8. Convert with: python dataset_tool.py convert --resolution="
-                f"{max(8, 2 ** round(np.log2(max(first.shape[1:]))))}"
+                f"--data={self.path}: {shown(self.names[0])} is {first.shape[2]}x{first.shape[1]} pixels; expected a "
+                "square whose side is a power of two >= 8. Convert with: python dataset_tool.py convert "
+                f"--source={self.path} --dest=NAME.zip --resolution={max(8, 2 ** round(np.log2(max(first.shape[1:]))))}"
             )
         self.use_labels = use_labels
         if use_labels and self.c_dim == 0:
@@ -122,7 +122,7 @@ class ImageFolderDataset:
 
     @property
     def name(self) -> str:
-        return self.path.stem
+        return self.path.name if self.path.is_dir() else self.path.stem
 
     def __len__(self) -> int:
         return len(self.names)
@@ -163,7 +163,7 @@ class ImageFolderDataset:
 
     def _pixels(self, i: int) -> np.ndarray:
         name, remedy = self.names[i], "convert the data with dataset_tool.py convert"
-        where = f"--data={self.path}: {name}"
+        where = f"--data={self.path}: {shown(name)}"
         try:
             pixels = decode(self._read(name))
         except Undecodable as error:
@@ -173,8 +173,9 @@ class ImageFolderDataset:
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if i and pixels.shape != self.image_shape:
             raise UserError(
-                f"{where} is {list(pixels.shape)}, {self.names[0]} is {list(self.image_shape)} (channels, height, "
-                "width); expected one shape. Convert with: python dataset_tool.py convert --resolution=..."
+                f"{where} is {list(pixels.shape)}, {shown(self.names[0])} is {list(self.image_shape)} (channels, "
+                "height, width); expected one shape. Convert with: python dataset_tool.py convert "
+                f"--source={self.path} --dest=NAME.zip --resolution={self.resolution}"
             )
         return pixels
 
@@ -225,7 +226,7 @@ class ImageFolderDataset:
         where, remedy = f"--data={self.path}: its dataset.json", "mend it, or convert the data again"
         try:
             content = json.loads(self._read("dataset.json"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # brackets may be nested without end
             raise UserError(f"{where} can't be read ({error}); {remedy}") from None
         if not isinstance(content, dict):
             raise UserError(f'{where} is a {type(content).__name__}; expected {{"labels": [...]}}; {remedy}')
@@ -298,13 +299,13 @@ class ImageFolderDataset:
     @cached_property
     def _fingerprint(self) -> str:
         lines = (f"{crc:08x} {name}\n" for crc, name in zip(self.checksums.tolist(), self.names, strict=True))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def _checksum_of_file(self, name: str) -> int:
         try:
             return zlib.crc32(read_file(self.path / name))
         except ValueError as error:
-            raise UserError(f"--data={self.path}: {name} {error}; mend it, or convert the data again") from None
+            raise UserError(f"--data={self.path}: {shown(name)} {error}; mend it, or convert the data again") from None
 
     def _read(self, name: str) -> bytes:
         member = self._members[name]

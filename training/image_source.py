@@ -19,6 +19,7 @@ from torch_utils.command_line import UserError
 from torch_utils.images import ImageRefused
 from training.archive import Member, list_zip, read_member
 
+MAX_CLASSES = 1_000_000  # a table of all of them is written and kept
 CREDITS = ("attribution", "license")  # keys of dataset.json that are passed on, as licences demand
 PASSED_ON = (*CREDITS, "class_descriptions", "categories")  # from the dataset.json of a source
 
@@ -103,6 +104,12 @@ class Source:
     described: dict[str, Any] = field(default_factory=dict)  # further keys of the new dataset.json
     containers: list[Path] = field(default_factory=list)  # files that hold many images
     files_per_task: int = 8  # larger where neighbours are cheap to read together
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path that a list gives stays in the folder it is relative to."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def file_stamp(path: str | Path) -> str:
@@ -210,7 +217,7 @@ def _read_metadata(file: SourceFile, source: Path) -> dict[str, Any]:
     where = f"--source={source}: its dataset.json"
     try:
         content = json.loads(file.read())
-    except ValueError as error:  # ImageRefused is one, too
+    except (ValueError, RecursionError) as error:  # ImageRefused is one, too; brackets may be nested without end
         raise UserError(f"{where} can't be read ({error}); mend or remove it") from None
     if not isinstance(content, dict):
         raise UserError(f'{where} is a {type(content).__name__}; expected {{"labels": [...]}}')
@@ -279,6 +286,8 @@ def class_numbers(
     num_classes = metadata.get("num_classes") or max(one_hot_width, largest + 1)
     if not isinstance(num_classes, int) or num_classes <= largest:
         raise UserError(f"{where} says num_classes={num_classes}, but its labels go to {largest}; {remedy}")
+    if num_classes > MAX_CLASSES:
+        raise UserError(f"{where} has {num_classes} classes, at most {MAX_CLASSES:,} can be used; {remedy}")
     return by_name, num_classes
 
 

@@ -60,7 +60,7 @@ def open_format(path: Path, name: str, options: SourceOptions) -> tuple[Source, 
         raise UserError(f"--source={path} does not exist; expected a folder or a zip of images, or one of the formats")
     sentence = ""
     if name == "auto":
-        form = _recognise(path)
+        form = _recognise(path, options)
         if form is not folder.FORMAT:
             sentence = f"Recognised as {form.name} ({form.layout}); if it is something else, give --format."
     else:
@@ -73,9 +73,9 @@ def open_format(path: Path, name: str, options: SourceOptions) -> tuple[Source, 
     return source, sentence
 
 
-def _recognise(path: Path) -> Format:
+def _recognise(path: Path, options: SourceOptions) -> Format:
     try:
-        return next(form for form in FORMATS.values() if form.recognises(path))
+        return next(form for form in FORMATS.values() if form.fits(options) and form.recognises(path))
     except OSError as error:
         raise UserError(f"--source={path} can't be read ({error.strerror or error}); check its permissions") from None
 

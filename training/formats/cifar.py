@@ -53,24 +53,37 @@ def recognises(path: Path) -> bool:
 
 
 def open_cifar(path: Path, options: SourceOptions) -> Source:
-    files = _archive_files(path) if path.is_file() else _folder_files(path)
+    files, ends_early = _archive_files(path) if path.is_file() else (_folder_files(path), False)
     layout = next((one for one in LAYOUTS if one.meta in files), None)
+    if layout is None and ends_early:
+        raise UserError(f"--source={path} ends early, before its list of classes; get it again")
     if layout is None:
         raise UserError(f"--source={path} has neither batches.meta nor meta; expected the python version of CIFAR")
-    there = [name for name, batches in layout.splits.items() if any(batch in files for batch in batches)]
+    # Of an archive that is cut short what came through says nothing about the splits that it has.
+    there = [name for name, some in layout.splits.items() if ends_early or any(batch in files for batch in some)]
     split = choose_split(path, options.split, there)
     source = Source(path, split=split, containers=[path] if path.is_file() else [])
     meta = _unpickle(files[layout.meta](), f"{path}: {layout.meta}")
-    class_names = [_text(name) for name in _entry(meta, layout.names, f"{path}: {layout.meta}")]
-    superclasses = meta.get("coarse_label_names")
+    class_names = [_text(name) for name in _names(meta, layout.names, f"{path}: {layout.meta}")]
+    coarse_key = "coarse_label_names"
+    superclasses = _names(meta, coarse_key, f"{path}: {layout.meta}") if meta.get(coarse_key) else []
 
+    batches = layout.splits[split]
+    num_missing = sum(batch not in files for batch in batches)
+    missing = f"{'the archive ends early: ' if ends_early else ''}{num_missing} of {len(batches)} batches are missing"
     images: list[ArrayImage] = []
     words: dict[str, str] = {}
-    for batch in layout.splits[split]:
+    for batch in batches:
+        if batch not in files:
+            source.refused[batch] = f"{missing}; get it again"
+            continue
         where = f"{path}: {batch}"
         try:
-            content = _unpickle(files[batch](), where) if batch in files else {}
-            names, labels, pixels = _check_batch(content, layout, where, len(class_names))
+            content = _unpickle(files[batch](), where)
+            names, labels, pixels = _check_batch(content, layout.labels, where, len(class_names))
+            coarse = (
+                _check_labels(content, "coarse_labels", where, len(superclasses), len(names)) if superclasses else []
+            )
         except (UserError, OSError) as error:
             source.refused[batch] = str(error)
             continue
@@ -79,7 +92,7 @@ def open_cifar(path: Path, options: SourceOptions) -> Source:
             images.append(ArrayImage(full_name, pixels[i].tobytes(), SHAPE))
             words[full_name] = class_names[labels[i]]
             if superclasses:
-                source.attributes[full_name] = {"superclass": _text(superclasses[content["coarse_labels"][i]])}
+                source.attributes[full_name] = {"superclass": _text(superclasses[coarse[i]])}
     if not images:
         raise UserError(f"--source={path}: no batch can be read; the first, {next(iter(source.refused.values()))}")
     source.files = images
@@ -88,16 +101,40 @@ def open_cifar(path: Path, options: SourceOptions) -> Source:
 
 
 def _check_batch(
-    content: dict[str, Any], layout: _Layout, where: str, num_classes: int
+    content: dict[str, Any], key: str, where: str, num_classes: int
 ) -> tuple[list[str], list[int], np.ndarray]:
     """Names, labels and pixels uint8 [N, 32, 32, 3] of a batch."""
-    data, labels = _entry(content, "data", where), _entry(content, layout.labels, where)
+    data = _entry(content, "data", where)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise UserError(f"{where}: its data is not uint8 [N, 3072]; get it again")
-    names = [_text(name) for name in content.get("filenames", [f"{i}.png" for i in range(len(data))])]
-    if len(labels) != len(data) or len(names) != len(data) or not all(0 <= label < num_classes for label in labels):
-        raise UserError(f"{where}: its labels do not fit its {len(data):,} images; get it again")
-    return names, list(labels), data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    labels = _check_labels(content, key, where, num_classes, len(data))
+    names = content.get("filenames", [f"{i}.png" for i in range(len(data))])
+    if not isinstance(names, list) or len(names) != len(data):
+        raise UserError(f"{where}: its filenames do not fit its {len(data):,} images; get it again")
+    return [_text(name) for name in names], labels, data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def _names(content: dict[str, Any], key: str, where: str) -> list[str | bytes]:
+    names = _entry(content, key, where)
+    if not isinstance(names, list):
+        raise UserError(f"{where}: its {key} is a {type(names).__name__}, expected a list of names; get it again")
+    return names
+
+
+def _check_labels(content: dict[str, Any], key: str, where: str, num_classes: int, count: int) -> list[int]:
+    """A class number for each image of a batch."""
+    labels = _entry(content, key, where)
+    is_list = isinstance(labels, list | tuple) or (isinstance(labels, np.ndarray) and labels.ndim == 1)
+    if not is_list or len(labels) != count or not all(_is_number(label, num_classes) for label in labels):
+        raise UserError(
+            f"{where}: its {key} do not fit its {count:,} images; expected a number below {num_classes} for each; "
+            "get it again"
+        )
+    return [int(label) for label in labels]
+
+
+def _is_number(label: object, num_classes: int) -> bool:
+    return isinstance(label, int | np.integer) and 0 <= int(label) < num_classes
 
 
 def _entry(content: dict[str, Any], key: str, where: str) -> Any:
@@ -128,9 +165,10 @@ def _folder_files(path: Path) -> dict[str, Callable[[], bytes]]:
     return {name: (folder / name).read_bytes for name in _wanted() if (folder / name).is_file()}
 
 
-def _archive_files(path: Path) -> dict[str, Callable[[], bytes]]:
-    """The batches of an archive, read into memory; nothing is unpacked to the disk."""
+def _archive_files(path: Path) -> tuple[dict[str, Callable[[], bytes]], bool]:
+    """The batches of an archive, read into memory, and whether it is cut short; nothing is unpacked to the disk."""
     found: dict[str, bytes] = {}
+    ends_early = False
     try:
         with tarfile.open(path) as archive:
             for member in archive:
@@ -141,7 +179,8 @@ def _archive_files(path: Path) -> dict[str, Callable[[], bytes]]:
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         if not found:
             raise UserError(f"--source={path} can't be read as a tar archive ({error}); get it again") from None
-    return {name: (lambda data=data: data) for name, data in found.items()}  # type: ignore[misc]
+        ends_early = True
+    return {name: (lambda data=data: data) for name, data in found.items()}, ends_early  # type: ignore[misc]
 
 
 # -- Pickles -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch_utils.command_line import UserError
 from training.formats.format import Format, SourceOptions, choose_split
-from training.image_source import Attributes, Labels, Source, SourceFile
+from training.image_source import Attributes, Labels, Source, SourceFile, is_inside, shown
 
 SPLITS = ("train", "val")
 NO_OBJECT = "other"
@@ -108,9 +108,22 @@ def _read(path: Path, split: str) -> Annotations:
             _add(found, content, is_stuff=kind == "stuff")
         except OSError as error:
             raise UserError(f"{file} can't be read ({error.strerror}); check it") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{file} is no COCO annotation file ({error!r}); get it again") from None
+        if kind == "instances":
+            _check_names(found, file)
     return found
+
+
+def _check_names(found: Annotations, file: Path) -> None:
+    """Each image has a file of its own, in the folder of the split."""
+    seen: set[str] = set()
+    for name in found.names.values():
+        if not isinstance(name, str) or not is_inside(name):
+            raise UserError(f"{file}: the file_name {shown(str(name))[:80]} leaves the folder of images; mend it")
+        if name in seen:
+            raise UserError(f"{file}: two images have the file_name {shown(name)[:80]}; expected a name each")
+        seen.add(name)
 
 
 def _add(found: Annotations, content: dict[str, Any], is_stuff: bool) -> None:

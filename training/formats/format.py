@@ -42,6 +42,7 @@ class Format:
     open: Callable[[Path, SourceOptions], Source]
     options: Collection[str] = ()  # fields of SourceOptions that count
     looser: bool = False  # opens more than it recognises, when asked for by name
+    fits: Callable[[SourceOptions], bool] = lambda options: True  # whether 'auto' may take it with these options
 
 
 def choose_split(path: Path, wanted: str | None, there: Collection[str]) -> str:

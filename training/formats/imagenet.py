@@ -44,13 +44,17 @@ def open_imagenet(path: Path, options: SourceOptions) -> Source:
     keep_images(source, list_folder(data / split, source.refused, f"{split}/"))
     synsets, where = train_synsets(path)
 
-    folders = class_folders(source.files)
-    words, decision = folders.by_name, f"{{}} synsets ({where})"
+    # Images that share all folders are of one class.
+    words = class_folders(source.files).by_name or {file.name: file.name.split("/")[-2] for file in source.files}
+    decision = f"{{}} synsets ({where})"
     if len(words) < len(source.files) or not all(SYNSET.fullmatch(word) for word in words.values()):
         words, listed = _labels_of_flat_val(path, options.list_file, synsets)
         decision += f", labels of {split}/ from {listed}"
     elif options.list_file is not None:
-        raise UserError(f"--list={options.list_file}: {data / split} is sorted into synsets already; drop --list")
+        raise UserError(
+            f"--list={options.list_file}: {data / split} is sorted into synsets already; drop --list, "
+            "or give --format=imagenet-lt for a list of some of its images"
+        )
     synsets = synsets or sorted(set(words.values()))
     source.labels = _label(source, words, synsets, decision)
     descriptions = _descriptions(path)
@@ -89,7 +93,8 @@ def _label(source: Source, words: dict[str, str], synsets: list[str], decision: 
 def _labels_of_flat_val(path: Path, list_file: Path | None, synsets: list[str]) -> tuple[dict[str, str], str]:
     """Name of an image without its ending -> synset."""
     solution = _find_beside(path, SOLUTION)
-    found = list_file or solution or next((path / name for name in LISTS if (path / name).is_file()), None)
+    found = find_list(path, list_file) if list_file else solution
+    found = found or next((path / name for name in LISTS if (path / name).is_file()), None)
     if found is None:
         raise UserError(
             f"--source={path}: val/ is not sorted into synsets; expected {SOLUTION}, val.txt ('name label' lines), "
@@ -102,7 +107,7 @@ def _labels_of_flat_val(path: Path, list_file: Path | None, synsets: list[str]) 
         label = rest[0].split()[0] if rest and rest[0].split() else ""
         if separator and name == "ImageId":
             continue
-        if label.isdecimal() and int(label) < len(synsets):
+        if label.isdecimal() and len(label) < 10 and int(label) < len(synsets):
             label = synsets[int(label)]
         if not SYNSET.fullmatch(label):
             of = f"a number below {len(synsets)}" if synsets else "(numbers need train/ or a synset mapping)"
@@ -111,6 +116,19 @@ def _labels_of_flat_val(path: Path, list_file: Path | None, synsets: list[str]) 
             )
         words[name.rpartition("/")[2].partition(".")[0]] = label
     return words, found.name
+
+
+def find_list(path: Path, list_file: Path) -> Path:
+    """Where --list lies: as given, from the working folder, or in the source.
+
+    Raises:
+        UserError: in neither.
+    """
+    for file in (list_file, path / list_file):
+        if file.exists():
+            return file
+    places = "" if list_file.is_absolute() else f" in the working folder {Path.cwd()}, nor in {path}"
+    raise UserError(f"--list={list_file} does not exist{places}; expected a text file of one line an image")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -9,14 +9,19 @@ from pathlib import Path
 from torch_utils.command_line import UserError
 from training.formats import imagenet
 from training.formats.format import Format, SourceOptions, choose_split
-from training.image_source import Labels, Source, SourceFile
+from training.image_source import MAX_CLASSES, Labels, Source, SourceFile, is_inside, shown
 
 LIST = "ImageNet_LT_{split}.txt"
 SPLITS = ("train", "val", "test")
 
 
 def recognises(path: Path) -> bool:
-    return imagenet.recognises(path) and any(_list_of(path, split).is_file() for split in SPLITS)
+    return imagenet.recognises(path) and (imagenet.data_folder(path) / "train").is_dir()
+
+
+def fits(options: SourceOptions) -> bool:
+    """Lists that lie in ImageNet do not make it the subset. With --list alone nothing else can be meant."""
+    return options.list_file is not None and options.split is None
 
 
 def open_imagenet_lt(path: Path, options: SourceOptions) -> Source:
@@ -29,8 +34,12 @@ def open_imagenet_lt(path: Path, options: SourceOptions) -> Source:
             raise UserError(f"--format=imagenet-lt needs --list=ImageNet_LT_train.txt, or that file in {path}")
         split = choose_split(path, options.split, there)
         list_file = _list_of(path, split)
+    list_file = imagenet.find_list(path, list_file)
     data = imagenet.data_folder(path)
     numbers = _read_list(list_file)
+    outside = next((name for name in numbers if not is_inside(name)), None)
+    if outside is not None:
+        raise UserError(f"--list={list_file} names {shown(outside)[:80]}, which is outside {data}; mend the list")
     if not any((data / name).is_file() for name in numbers):
         raise UserError(
             f"--list={list_file} names {next(iter(numbers))} and {len(numbers) - 1:,} more, none of them in {data}; "
@@ -47,6 +56,10 @@ def _read_list(path: Path) -> dict[str, int]:
         if not name or not label.isdecimal():
             raise UserError(
                 f"--list={path}: line {number} is {line[:60]!r}; expected 'train/n01440764/n01440764_190.JPEG 0'"
+            )
+        if len(label) > 9 or int(label) >= MAX_CLASSES:
+            raise UserError(
+                f"--list={path}: line {number} has the class {label[:20]}; expected less than {MAX_CLASSES:,}"
             )
         if numbers.setdefault(name.strip(), int(label)) != int(label):
             raise UserError(f"--list={path}: line {number} gives {name} another label than a line before; mend it")
@@ -80,4 +93,5 @@ FORMAT = Format(
     open_imagenet_lt,
     options=("split", "list_file"),
     looser=True,
+    fits=fits,
 )

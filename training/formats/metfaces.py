@@ -44,7 +44,7 @@ def _read(path: Path, names: set[str]) -> dict[str, Attributes]:
             for entry in entries
             if entry["image_path"] in names
         }
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} can't be read ({error!r}); mend or remove it") from None
 
 

@@ -3,11 +3,12 @@
 Source: LeCun, Cortes, Burges, The MNIST Database; the idx format is described there. Fashion-MNIST: arXiv 1708.07747.
 """
 
+import math
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
+from typing import IO
 
 from torch_utils.command_line import UserError
 from training.formats.format import Format, SourceOptions, choose_split
@@ -17,6 +18,8 @@ from training.labelling import labels_of_words
 PREFIXES = {"train": "train", "test": "t10k"}
 KINDS = {"images": 3, "labels": 1}  # dimensions
 UINT8 = 8  # code of the type in an idx file
+CHUNK_BYTES = 1 << 20  # of a packed file, read at a time
+MAX_BYTES = 1 << 30  # of values; EMNIST's largest part has 550 MB
 # fmt: off
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 # fmt: on
@@ -68,18 +71,37 @@ def open_mnist(path: Path, options: SourceOptions) -> Source:
 
 def _read(path: Path, num_dimensions: int) -> tuple[tuple[int, ...], bytes]:
     """Sizes and values of an idx file of uint8; fewer values than the sizes say when the file is cut short."""
+    header = struct.Struct(f">HBB{num_dimensions}I")
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data)
-        zeros, kind, dimensions = struct.unpack_from(">HBB", data)
-        sizes = struct.unpack_from(f">{num_dimensions}I", data, 4)
+        with path.open("rb") as file:
+            read = _unzip(file) if path.suffix == ".gz" else file.read
+            zeros, kind, dimensions, *sizes = header.unpack(read(header.size))
+            if (zeros, kind, dimensions) != (0, UINT8, num_dimensions):
+                raise UserError(f"{path} is no idx file of {num_dimensions} dimensions of bytes; get it again")
+            num_bytes = math.prod(sizes)
+            if num_bytes > MAX_BYTES:
+                raise UserError(f"{path} says that it has {num_bytes:,} values, at most {MAX_BYTES:,} are read")
+            return tuple(sizes), read(num_bytes)
     except (OSError, zlib.error, struct.error) as error:
         raise UserError(f"{path} can't be read as an idx file ({error}); get it again") from None
-    if (zeros, kind, dimensions) != (0, UINT8, num_dimensions) or int(np.prod(sizes, dtype=np.float64)) > 1 << 32:
-        raise UserError(f"{path} is no idx file of {num_dimensions} dimensions of bytes; get it again")
-    start = 4 + 4 * num_dimensions
-    return sizes, data[start : start + int(np.prod(sizes, dtype=np.int64))]
+
+
+def _unzip(file: IO[bytes]) -> Callable[[int], bytes]:
+    """Reads that many unpacked bytes, fewer at the end: a small file that unpacks to the whole memory does no harm."""
+    unzip, packed = zlib.decompressobj(zlib.MAX_WBITS | 16), b""
+
+    def read(num_bytes: int) -> bytes:
+        nonlocal packed
+        data = bytearray()
+        while len(data) < num_bytes and not unzip.eof:
+            packed = packed or file.read(CHUNK_BYTES)
+            if not packed:
+                break
+            data += unzip.decompress(packed, num_bytes - len(data))
+            packed = unzip.unconsumed_tail
+        return bytes(data)
+
+    return read
 
 
 def _folders(path: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch_utils.command_line import UserError
 from torch_utils.images import ImageRefused
 from training.formats.format import Format, SourceOptions, choose_split, missing_package
-from training.image_source import Attributes, Labels, Source
+from training.image_source import MAX_CLASSES, Attributes, Labels, Source
 from training.labelling import labels_of_words
 
 SPLIT = re.compile(r"(train|validation|valid|val|test)(?=[-._/]|$)")
@@ -211,6 +211,11 @@ def _labels(source: Source, schema: Any) -> Labels:
             f"--source={source.path}: its column {column} goes from {smallest} to {largest}, expected {limit}; "
             "convert with --labels=none, or another --split"
         )
+    if largest >= MAX_CLASSES:
+        raise UserError(
+            f"--source={source.path}: its column {column} goes to {largest}, expected less than {MAX_CLASSES:,}; "
+            "convert with --labels=none"
+        )
     num_classes = len(names) if names else largest + 1
     return Labels(f"{num_classes} classes from the column {column}", numbers, num_classes, list(names) or None)
 
@@ -220,7 +225,7 @@ def _class_names(schema: Any, column: str) -> Sequence[str]:
     try:
         content = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = content["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
     return [str(name) for name in names]
 
