@@ -1,6 +1,8 @@
 import json
+import multiprocessing
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,13 @@ from stylegan2_icgan.neighbours import (
     measure_recall,
     nearest_neighbours,
 )
+from stylegan2_icgan.search import candidates, faiss_process, ranking
 from stylegan2_icgan.search import exact as exact_search
 from stylegan2_icgan.search import ivf as ivf_search
-from stylegan2_icgan.search import ranking
 from stylegan2_icgan.search import rerank as rerank_search
+from stylegan2_icgan.search.copies import first_equal
+from stylegan2_icgan.search.faiss_search import FaissSearch
+from stylegan2_icgan.search.ivf import IvfSearch
 from stylegan2_icgan.search.shortlist import Shortlist
 from stylegan2_icgan.search.unit_rows import UnitRows
 from torch_utils.command_line import UserError
@@ -90,6 +95,82 @@ def test_lengths_of_rows_do_not_matter() -> None:
     features = unit_vectors(200, 8)
     lengths = np.random.default_rng(1).uniform(0.1, 10, (200, 1)).astype(np.float32)
     assert np.array_equal(nearest_neighbours(features * lengths, 5)[0], in_float64(features, 5)[0])
+
+
+@pytest.mark.parametrize("method", ["exact", "ivf"])
+@pytest.mark.parametrize("scales", [[1e-42], [1e-22], [1e-20], [1e20], [1e-38, 1e-22, 1.0, 1e20, 1e38]])
+def test_rows_may_be_very_short_and_very_long(method: str, scales: list[float], small_indices: None) -> None:
+    features = clustered(1000, 64)
+    features[:300] = features[0] + 1e-5 * unit_vectors(300, 64)  # too near for float32, so ranked in two steps
+    features *= np.random.default_rng(1).choice(np.float32(scales), (1000, 1))
+    search = make_search(features, 5, method, speed=SPEED, target_recall=0.97)
+    assert search.description["method"] == method
+    ids, distances = search.search(np.arange(1000))
+    expected, expected_distances = in_float64(features, 5)
+    right = (ids == expected).all(axis=1)
+    assert right.mean() >= (1.0 if method == "exact" else 0.97)
+    np.testing.assert_allclose(distances[right], expected_distances[right], rtol=1e-6)
+
+
+def test_faiss_rows_may_be_very_short_and_very_long() -> None:
+    scales = np.float32([1e-38, 1e-22, 1.0, 1e20, 1e38])[:, None]
+    unit = unit_vectors(1, 64)
+    np.testing.assert_allclose(faiss_process._unit(scales * unit), unit.repeat(5, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["exact", "ivf"])
+def test_more_equal_rows_than_float32_can_sort_need_no_float64_scan(
+    method: str, monkeypatch: pytest.MonkeyPatch, small_indices: None
+) -> None:
+    monkeypatch.setattr(exact_search.ExactSearch, "_search_double", None)
+    features = clustered(1600, 64)
+    features[np.random.default_rng(0).permutation(1600)[:1200]] = features[0]
+    features[1::180] = features[1]
+    search = make_search(features, 5, "exact")
+    if method == "ivf":
+        search = IvfSearch(UnitRows(features), 5, ivf_search.nearest_cells(UnitRows(features), 0), 16)
+    expected, distances = in_float64(features, 5)
+    for rows in (np.arange(1600), np.arange(1599, 0, -7)):
+        ids, radii = search.search(rows)
+        np.testing.assert_allclose(radii[:, 0], distances[rows, 0], rtol=1e-6)
+        right = (ids == expected[rows]).all(axis=1)
+        assert right.mean() >= (1.0 if method == "exact" else 0.95)
+        copies = (distances[rows] == 0).all(axis=1)
+        assert copies.sum() > 100
+        assert right[copies].all()
+
+
+def test_equal_rows_are_told_from_rows_of_equal_length() -> None:
+    features = np.eye(8, dtype=np.float32)[[0, 1, 2, 1, 0, 3, 1]]
+    assert first_equal(features, np.ones(7)).tolist() == [0, 1, 2, 1, 0, 5, 1]
+    assert first_equal(features[:3], np.array([1.0, 2.0, 3.0])).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-6])
+def test_memory_of_an_inverted_file_does_not_grow_with_the_square_of_duplicates(
+    apart: float, monkeypatch: pytest.MonkeyPatch, small_indices: None
+) -> None:
+    """1500 near ones in one cell would be 2.25 million candidates of 24 bytes."""
+    monkeypatch.setattr(candidates, "ROOM", 1 << 16)
+    monkeypatch.setattr(ivf_search, "DOUBTFUL_ELEMENTS", 1 << 16)
+    monkeypatch.setattr(ivf_search, "QUERY_BLOCK", 64)
+    features = clustered(2400, 32)
+    features[:1500] = features[0] + apart * unit_vectors(1500, 32, seed=1)
+    unit = UnitRows(features)
+    cells = np.repeat([0, 1, 2], [1500, 500, 400])
+    search = IvfSearch(unit, 5, np.stack([cells, (cells + 1) % 3], axis=1), 2)
+    tracemalloc.start()
+    ids, _ = search.search(np.arange(1500))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+    assert np.array_equal(ids, in_float64(features, 5)[0][:1500])
+
+
+def test_rows_alone_in_their_cells_are_searched_whole() -> None:
+    features = unit_vectors(300, 8)
+    search = IvfSearch(UnitRows(features), 2, np.arange(300)[:, None], 1)
+    assert np.array_equal(search.search(np.array([3]))[0], in_float64(features, 2)[0][[3]])
 
 
 def test_neighbours_of_identical_rows_are_k_distinct_others_in_order_of_their_ids() -> None:
@@ -369,6 +450,15 @@ def test_products_on_a_device_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPat
 
 
 # -- faiss ------------------------------------------------------------------------------------------------------------
+
+
+def test_end_of_the_process_that_holds_faiss_is_told_in_one_line() -> None:
+    search = FaissSearch.__new__(FaissSearch)
+    search.unit, search.k = UnitRows(unit_vectors(10, 3)), 2
+    search._connection, theirs = multiprocessing.Pipe()
+    theirs.close()
+    with pytest.raises(UserError, match="the process that runs faiss ended early"):
+        search.search(np.arange(3))
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def serve(connection: Connection, where: Where, num_threads: int, whole: bool) -
             rows, count = connection.recv()
             queries = features[rows].astype(np.float32)
             if not whole:
-                queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+                queries = _unit(queries)
             connection.send(_best(faiss, queries, features, count, whole))
 
 
@@ -51,9 +51,16 @@ def _best(faiss: Any, queries: np.ndarray, features: np.ndarray, count: int, who
     for start in range(0, len(features), step):
         keys = np.ascontiguousarray(features[start : start + step], dtype=np.float32)
         if not whole:
-            keys = keys / np.linalg.norm(keys, axis=1, keepdims=True)
+            keys = _unit(keys)
         near, found = faiss.knn(queries, keys, min(count, len(keys)))
         distances, ids = np.concatenate([distances, near], axis=1), np.concatenate([ids, found + start], axis=1)
         best = np.argsort(distances, axis=1, kind="stable")[:, :count]
         distances, ids = np.take_along_axis(distances, best, axis=1), np.take_along_axis(ids, best, axis=1)
     return ids
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows float32 [B, d] at unit length; divided by their largest value first, whose square float32 may not hold."""
+    rows = rows / np.abs(rows).max(axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows

@@ -59,8 +59,7 @@ class FaissSearch:
     def search(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids int64 [Q, k], nearest first, and Euclidean distances float32 [Q, k] of the rows int64 [Q]."""
         count = min(self.k + EXTRA, len(self.unit) - 1)
-        self._connection.send((rows, count + 1))  # the row itself is among them
-        keys = self._answer()
+        keys = self._answer((rows, count + 1))  # the row itself is among them
         query = np.repeat(np.arange(len(rows)), count + 1)
         flat = keys.reshape(-1)
         keep = flat != rows[query]
@@ -70,10 +69,13 @@ class FaissSearch:
         """End the process."""
         self._close()
 
-    def _answer(self) -> Any:
+    def _answer(self, question: tuple[np.ndarray, int] | None = None) -> Any:
+        """The next message of the process, after a question was put to it."""
         try:
+            if question is not None:
+                self._connection.send(question)
             answer = self._connection.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             raise UserError("the process that runs faiss ended early (out of memory?); use the exact method") from None
         if isinstance(answer, Exception):
             raise answer

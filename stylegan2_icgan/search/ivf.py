@@ -7,21 +7,29 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from stylegan2_icgan.search.exact import ExactSearch
+from stylegan2_icgan.search.candidates import Candidates
+from stylegan2_icgan.search.copies import first_of_each, place_in
+from stylegan2_icgan.search.exact import (
+    DOUBTFUL_ELEMENTS,
+    KEY_BLOCK,
+    LIMIT,
+    QUERY_BLOCK,
+    ExactSearch,
+    hide_own,
+)
 from stylegan2_icgan.search.index_files import Index
 from stylegan2_icgan.search.kmeans import kmeans, nearest_centre
 from stylegan2_icgan.search.projection import fit_basis
 from stylegan2_icgan.search.ranking import rank
 from stylegan2_icgan.search.recall import Truth
-from stylegan2_icgan.search.shortlist import not_below
-from stylegan2_icgan.search.unit_rows import UnitRows, highest_precision
+from stylegan2_icgan.search.unit_rows import UnitRows, highest_precision, product_bound
 from training.randomness import permutation
 
 QUERIES = 8192  # of a call that go through the cells together: 64 MiB at width 2048
 ROW_BLOCK = 4096  # rows given their cells at a time
 DIM = 128  # of the space in which cells are made
 CELLS_PER_ROOT, ROWS_PER_CELL, ITERATIONS = 4, 64, 10  # cells per square root of N; k-means of so many rows a cell
-NUM_PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # cells searched for a query to try
+NUM_PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # cells searched for a query to try
 WORTH_SHARE = 0.25  # of all rows: whoever searches more had better search all, in larger products
 MIN_ROWS = 2000  # fewer are searched faster whole
 
@@ -46,11 +54,15 @@ class IvfSearch:
         self._exact = ExactSearch(unit, k)
         own = np.asarray(probes[:, 0])
         self._order = np.argsort(own, kind="stable")
-        self._bounds = np.concatenate([[0], np.cumsum(np.bincount(own, minlength=int(probes.max()) + 1))])
+        self._sizes = np.bincount(own, minlength=int(probes.max()) + 1)  # of cells
+        # Of rows equal byte for byte the first k + 1 of a cell are searched: the others can't be among the answers.
+        kept = first_of_each(own.astype(np.int64) * len(unit) + unit.first_equal, k + 1)
+        self._keys = self._order[kept[self._order]]
+        self._bounds = np.concatenate([[0], np.cumsum(np.bincount(own[kept], minlength=len(self._sizes)))])
         self.description: dict[str, Any] = {
             "method": "ivf",
             "k": k,
-            "num_cells": len(self._bounds) - 1,
+            "num_cells": len(self._sizes),
             "num_probes": num_probes,
         }
 
@@ -83,7 +95,7 @@ class IvfSearch:
 
     def searched_share(self, rows: np.ndarray) -> float:
         """Mean share of all rows that lie in the cells searched for these rows."""
-        sizes = np.diff(self._bounds)[np.asarray(self.probes[rows, : self.num_probes])]
+        sizes = self._sizes[np.asarray(self.probes[rows, : self.num_probes])]
         return float(sizes.sum(axis=1).mean()) / len(self.unit)
 
     def search(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,46 +106,51 @@ class IvfSearch:
             ids[part], distances[part] = self._search_part(rows[part])
         return ids, distances
 
-    def _search_part(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probes, queries = np.asarray(self.probes[rows, : self.num_probes]), self.unit.take(rows)
-        threshold = queries.new_full((len(rows), 1), -torch.inf)
-        lists: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # queries, keys and scores
+    def _search_part(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> tuple[np.ndarray, np.ndarray]:
+        """Near duplicates that float32 can't tell apart are scored again in float64, few rows at a time."""
+        probes, queries = np.asarray(self.probes[rows, : self.num_probes]), self.unit.take(rows, dtype)
+        if dtype == torch.float32:
+            listed = Candidates(queries, self.k, 2 * self.unit.bound, limit=8 * self.k + LIMIT)
+        else:
+            listed = Candidates(queries, self.k, 2 * product_bound(self.unit.h_dim, dtype), limit=len(self.unit))
         # Own cells first: the k-th best there is what a row of any other cell has to reach.
         for own, columns in ((True, probes[:, :1]), (False, probes[:, 1:])):
             for cell, members in _by_cell(columns):
-                keys = self._order[self._bounds[cell] : self._bounds[cell + 1]]
-                if not len(keys):
-                    continue
-                at = torch.from_numpy(members).to(queries.device)
-                with highest_precision():
-                    scores = queries[at] @ self.unit.take(keys).T
-                if own:
-                    place = np.arange(len(members)), np.searchsorted(keys, rows[members])
-                    scores[place] = -torch.inf  # the row itself
-                if own and len(keys) > self.k:
-                    threshold[at] = scores.topk(self.k, dim=1).values[:, -1:] - 2 * self.unit.bound
-                flat, values = not_below(scores, threshold[at])
-                lists.append((members[flat // len(keys)], keys[flat % len(keys)], values))
-        query, key, value = (np.concatenate(parts) for parts in zip(*lists, strict=True))
-        found = value > -np.inf
-        return self._finish(rows, query[found], key[found], value[found])
-
-    def _finish(
-        self, rows: np.ndarray, query: np.ndarray, key: np.ndarray, value: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rank what may be among the k best of all cells searched; a row whose cells hold fewer is searched whole."""
-        counts = np.bincount(query, minlength=len(rows))
-        enough = counts >= self.k
-        by_score = np.argsort(query * 4.0 - value)  # scores lie within -1 and 1: one sort instead of two
-        place = np.minimum(np.cumsum(counts) - counts + self.k - 1, len(value) - 1)
-        least = np.where(enough, value[by_score[place]] - 2 * self.unit.bound, np.inf)
-        kept = np.flatnonzero(value >= least[query])
-        kept = kept[np.argsort(query[kept], kind="stable")]
-        sure, few = np.flatnonzero(enough), np.flatnonzero(~enough)
+                keys = self._keys[self._bounds[cell] : self._bounds[cell + 1]]
+                for start in range(0, len(keys), KEY_BLOCK):
+                    self._offer_block(listed, queries, rows, members, keys[start : start + KEY_BLOCK], own)
+        query, key, counts = listed.finish()
+        sure, few = np.flatnonzero(counts >= self.k), np.flatnonzero((counts < self.k) & ~listed.overflow)
         ids, distances = np.empty((len(rows), self.k), np.int64), np.empty((len(rows), self.k), np.float32)
-        ids[sure], distances[sure] = rank(self.unit, rows[sure], np.searchsorted(sure, query[kept]), key[kept], self.k)
-        ids[few], distances[few] = self._exact.search(rows[few])
+        at = counts[query] >= self.k
+        ids[sure], distances[sure] = rank(self.unit, rows[sure], np.searchsorted(sure, query[at]), key[at], self.k)
+        ids[few], distances[few] = self._exact.search(rows[few])  # their cells hold too few rows
+        doubtful = np.flatnonzero(listed.overflow)
+        most = int(np.diff(self._bounds)[probes[doubtful]].sum(axis=1).max(initial=1))
+        step = max(1, DOUBTFUL_ELEMENTS // most)
+        for start in range(0, len(doubtful), step):
+            some = doubtful[start : start + step]
+            ids[some], distances[some] = self._search_part(rows[some], torch.float64)
         return ids, distances
+
+    def _offer_block(
+        self,
+        listed: Candidates,
+        queries: torch.Tensor,
+        rows: np.ndarray,
+        members: np.ndarray,
+        keys: np.ndarray,
+        own: bool,
+    ) -> None:
+        """Offer the scores of some keys of one cell against the queries `members`, blockwise."""
+        block = self.unit.take(keys, queries.dtype)
+        for start in range(0, len(members), QUERY_BLOCK):
+            part = members[start : start + QUERY_BLOCK]
+            with highest_precision():
+                scores = queries[torch.from_numpy(part).to(queries.device)] @ block.T
+            if own:
+                hide_own(scores, place_in(keys, rows[part]), 0)
+            listed.offer(scores, part, keys, sharpen=own)
 
     def save(self, folder: Path) -> None:
         """Write the cells of every row, and index.json last."""

@@ -40,7 +40,9 @@ def _thin(
     unit: UnitRows, rows: np.ndarray, query: np.ndarray, key: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Drop candidates whose float32 score is too low for the k nearest, whatever its error (see Shortlist)."""
-    scores = _products(unit, rows, query, key, torch.float32) / (unit.norms[rows][query] * unit.norms[key])
+    # Products of stored rows that are very short or long would vanish or overflow in float32.
+    dtype = torch.float32 if unit.moderate else torch.float64
+    scores = _products(unit, rows, query, key, dtype) / (unit.norms[rows][query] * unit.norms[key])
     order = np.lexsort((-scores, query))
     counts = np.bincount(query, minlength=len(rows))
     kth = scores[order[np.cumsum(counts) - counts + k - 1]]

@@ -1,14 +1,18 @@
 """Rows of unit length, read in blocks from an array that may be larger than the memory."""
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
+from stylegan2_icgan.search.copies import first_equal
+
 NEARLY_UNIT = 1e-5  # rows this close to unit length are used as they lie, and the bound on the scores widened
 READ_ELEMENTS = 1 << 24  # of a block that is read to be looked at once: 64 MiB of float32
+MODERATE = 1e-12, 1e12  # lengths whose products neither vanish nor overflow in float32
 RESIDENT_SHARE = 0.5  # of the free memory of a GPU: rows that take less are kept there
 
 
@@ -20,6 +24,7 @@ class UnitRows:
     Attributes:
         norms: float64 [N], lengths of the stored rows.
         as_they_lie: float32 rows so close to unit length that they are used as they are.
+        moderate: no row is so short or long that float32 can't hold its length, or the product of two.
         bound: how far a float32 product of two rows of `block` or `take` can be from their cosine similarity.
 
     Raises:
@@ -38,10 +43,16 @@ class UnitRows:
         off = float(np.abs(self.norms - 1).max(initial=0.0))
         self.as_they_lie = features.dtype == np.float32 and off <= NEARLY_UNIT
         self.bound = product_bound(self.h_dim, torch.float32) + (3 * off if self.as_they_lie else 0.0)
+        self.moderate = bool(((self.norms > MODERATE[0]) & (self.norms < MODERATE[1])).all())
         self._resident = self._upload() if self.device.type == "cuda" else None
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @functools.cached_property
+    def first_equal(self) -> np.ndarray:
+        """For each row the smallest id of the stored rows that equal it byte for byte, int64 [N]."""
+        return first_equal(self.features, self.norms)
 
     def block(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Rows start .. stop - 1 as float32 or float64 [B, d]; do not write to it."""
@@ -58,7 +69,8 @@ class UnitRows:
     def _unit(self, x: torch.Tensor, norms: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
         if self.as_they_lie and dtype == torch.float32:
             return x.to(self.device)
-        return x.to(self.device, dtype) / torch.from_numpy(norms).to(self.device, dtype)[:, None]
+        wide = dtype if self.moderate else torch.float64
+        return (x.to(self.device, wide) / torch.from_numpy(norms).to(self.device, wide)[:, None]).to(dtype)
 
     def _upload(self) -> torch.Tensor | None:
         if self.features.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]:
@@ -73,11 +85,12 @@ class UnitRows:
 def product_bound(h_dim: int, dtype: torch.dtype) -> float:
     """Largest error of the computed product of two unit vectors, whatever the order of summation.
 
-    |computed - exact| <= gamma_n sum |x_i y_i| <= gamma_n, gamma_n = n u / (1 - n u), u half the machine epsilon; three
-    more roundings stand for those of the rows themselves.
+    |computed - exact| <= gamma_n sum |x_i y_i| <= gamma_n, gamma_n = n u / (1 - n u), u half the machine epsilon. Five
+    more roundings stand for the length of either row and the division by it, and for a threshold that is computed as
+    the best score less twice this bound.
     Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1.
     """
-    rounding = (h_dim + 3) * torch.finfo(dtype).eps / 2
+    rounding = (h_dim + 5) * torch.finfo(dtype).eps / 2
     return rounding / (1 - rounding)
 
 
