@@ -128,6 +128,15 @@ def test_modes_and_devices_without_native_ops():
         bias_act(torch.ones(2, device="meta"), impl="native")
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """Ctrl-C interrupts, also where the tests run in the background of a shell, which makes them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_the_compiler_and_leaves_nothing(folder, compiler):
     compiler(HANGS)
 
