@@ -16,9 +16,9 @@ from torch import Tensor
 
 from training.networks.attention import SelfAttention
 from training.networks.conditional_norm import BatchNorm, ConditionalBatchNorm
+from training.networks.inputs import NOISE_MODES, check_image, check_input
 from training.networks.residual import DBlock, DeepDBlock, DeepGBlock, GBlock, Norm
 from training.networks.spectral_norm import Embedding, SNConv2d, SNEmbedding, SNLinear, initialise, without_autocast
-from training.networks.stylegan2 import NOISE_MODES, check_input
 
 
 @dataclass(frozen=True)
@@ -284,12 +284,7 @@ class Discriminator(torch.nn.Module):
         Raises:
             ValueError: an input is missing or of another shape.
         """
-        expected = (self.img_channels, self.img_resolution, self.img_resolution)
-        if img.shape[1:] != expected or not img.is_floating_point():
-            raise ValueError(
-                f"img: expected floating-point [N, {', '.join(map(str, expected))}] about [-1, 1], "
-                f"got {img.dtype} {list(img.shape)}."
-            )
+        check_image(img, self.img_channels, self.img_resolution)
         check_input("c", c, self.c_dim, len(img))
         check_input("h", h, self.h_dim, len(img))
         with without_autocast(img.device) if force_fp32 else nullcontext():

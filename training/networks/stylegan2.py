@@ -18,6 +18,7 @@ from torch import Tensor
 
 from torch_utils.ops.bias_act import activations, bias_act
 from torch_utils.ops.upfirdn2d import downsample2d, setup_filter, upsample2d
+from training.networks.inputs import NOISE_MODES, check_image, check_input
 from training.networks.layers import (
     Conv2dLayer,
     FullyConnectedLayer,
@@ -29,8 +30,6 @@ from training.networks.layers import (
 
 Kwargs = Mapping[str, Any]  # arguments by name for the constructor they reach; an unknown name is a TypeError there
 ARCHITECTURES = ("orig", "skip", "resnet")  # StyleGAN2, figure 7
-NOISE_MODES = ("random", "const", "none")
-WHAT = {"z": "noise", "c": "class labels", "h": "instance features"}
 
 
 class MappingNetwork(torch.nn.Module):
@@ -594,12 +593,7 @@ class Discriminator(torch.nn.Module):
         Raises:
             ValueError: an input is missing or of another shape.
         """
-        expected = (self.img_channels, self.img_resolution, self.img_resolution)
-        if img.shape[1:] != expected or not img.is_floating_point():
-            raise ValueError(
-                f"img: expected floating-point [N, {', '.join(map(str, expected))}] about [-1, 1], "
-                f"got {img.dtype} {list(img.shape)}."
-            )
+        check_image(img, self.img_channels, self.img_resolution)
         check_input("c", c, self.c_dim, len(img))
         check_input("h", h, self.h_dim, len(img))
 
@@ -641,13 +635,3 @@ def compute_dtype(use_fp16: bool, force_fp32: bool, device: torch.device) -> tor
 def check_architecture(architecture: str) -> None:
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture: {architecture!r} is not one of {', '.join(ARCHITECTURES)}.")
-
-
-def check_input(name: str, value: Tensor | None, width: int, num: int | None) -> None:
-    """Refuse a z, c or h that is not [num, width]; with width 0 None will do. num None: any number."""
-    if value is None and width > 0:
-        raise ValueError(f"{name}: this network takes {WHAT[name]}, [N, {width}]; none given.")
-    if value is not None and (value.ndim != 2 or value.shape[1] != width or num not in (None, len(value))):
-        rows = "N" if num is None else num
-        unless = f", or None: this network takes no {WHAT[name]}" if width == 0 else ""
-        raise ValueError(f"{name}: expected {WHAT[name]} [{rows}, {width}]{unless}; got {list(value.shape)}.")
