@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import psutil
 import torch
 
 from stylegan2_icgan.instances import InstanceDataset
 from stylegan2_icgan.making import ensure_store
 from stylegan2_icgan.options import TrainingOptions
 from torch_utils.command_line import UserError
+from torch_utils.misc import free_memory
 from training.cache import decoded_file
 from training.class_prior import check_sampling
 from training.dataset import ImageFolderDataset, LabelledSource, SampleSource
@@ -91,13 +91,6 @@ def _fitting(size: int, device: torch.device, workers: int | None) -> str:
     if device.type == "cuda" and not workers and size <= CACHE_SHARE * free_memory(device):
         return "gpu"
     return "ram" if size <= CACHE_SHARE * free_memory(torch.device("cpu")) else "none"
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a CUDA device, or in the memory of the machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _gib(size: int) -> str:

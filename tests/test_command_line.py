@@ -2,6 +2,7 @@ import dataclasses
 
 import click
 import pytest
+import torch
 from conftest import invoke
 
 from torch_utils.command_line import (
@@ -16,6 +17,7 @@ from torch_utils.command_line import (
     parse_ranges,
 )
 from torch_utils.files import atomic_write, format_time, replace_folder
+from torch_utils.misc import free_memory
 from training.config import option
 
 
@@ -159,3 +161,12 @@ def test_atomic_files_and_folders_are_whole_or_not_there(tmp_path) -> None:  # t
 )
 def test_format_time(seconds: float, shown: str) -> None:
     assert format_time(seconds) == shown
+
+
+def test_free_memory_heeds_the_limit_of_a_container(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("torch_utils.misc.CONTAINER", tmp_path)
+    machine = free_memory(torch.device("cpu"))
+    (tmp_path / "memory.current").write_text("1000\n")
+    for limit, free in (("max", machine), ("5000", 4000), ("500", 0)):
+        (tmp_path / "memory.max").write_text(limit + "\n")
+        assert free_memory(torch.device("cpu")) == pytest.approx(free, rel=0.2)

@@ -402,10 +402,24 @@ def test_mapped_features_are_searched_as_those_in_memory(tmp_path: Path, small_i
 )
 def test_auto_chooses_by_size_and_speed_and_says_why(num, h_dim, speed, processes, expected) -> None:
     device = torch.device("cuda") if speed > 1e12 else CPU
-    choice = choose_method("auto", num, h_dim, 50, device, Speed(speed, speed / 8), processes)
+    choice = choose_method("auto", num, h_dim, 50, device, Speed(speed, speed / 8), processes, 64 << 30)
     assert choice[1].startswith(expected)
     assert choice[1].split(":")[0] == choice[0]
-    assert choice == choose_method("auto", num, h_dim, 50, device, Speed(speed, speed / 8), processes)
+    assert choice == choose_method("auto", num, h_dim, 50, device, Speed(speed, speed / 8), processes, 64 << 30)
+
+
+@pytest.mark.parametrize(
+    ("h_dim", "bf16", "gib", "expected"),
+    [
+        (2048, False, 64, "ivf: exact takes"),
+        (2048, False, 1, "exact: takes about 23h"),
+        (2048, True, 1, "rerank: takes about"),  # needs no index
+        (384, False, 1, "exact: takes about"),
+    ],
+)
+def test_auto_takes_no_index_that_does_not_fit_the_memory(h_dim, bf16, gib, expected) -> None:
+    speed = Speed(8e10, 1e11 if bf16 else 1e10)
+    assert choose_method("auto", 1_280_000, h_dim, 50, CPU, speed, 1, gib << 30)[1].startswith(expected)
 
 
 def test_estimate_grows_with_what_is_left_and_shrinks_with_processes() -> None:

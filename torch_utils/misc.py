@@ -3,10 +3,14 @@
 import ctypes
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
+import psutil
 import torch
 
 from torch_utils.command_line import UserError
+
+CONTAINER = Path("/sys/fs/cgroup")  # limits of the control group, version 2
 
 
 def pick_device(name: str) -> torch.device:
@@ -37,6 +41,18 @@ def keep_large_buffers() -> None:
             m_trim_threshold, m_mmap_threshold = -1, -3  # names in malloc.h
             mallopt(m_mmap_threshold, 1 << 30)
             mallopt(m_trim_threshold, 1 << 30)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a CUDA device; else in the memory of the machine, or of its container, if less."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = int((CONTAINER / "memory.max").read_text())
+        return max(min(free, limit - int((CONTAINER / "memory.current").read_text())), 0)
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return free
 
 
 def module_table(name: str, network: torch.nn.Module) -> list[str]:

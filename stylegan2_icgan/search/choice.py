@@ -10,10 +10,12 @@ from stylegan2_icgan.search import rerank as rerank_search
 from stylegan2_icgan.search.unit_rows import highest_precision
 from torch_utils.command_line import UserError, nearest
 from torch_utils.files import format_time
+from torch_utils.misc import free_memory
 
 METHODS = ("auto", "exact", "faiss", "rerank", "ivf")
 FEW_ROWS = 20_000  # searched exactly whatever it takes
 EXACT_SEC, RERANK_SEC = 600, 3600  # the longest an exact search, and one of all rows, may take unasked
+MEMORY_SHARE = 0.5  # of the free memory that an index may take
 WORTH_IT = 1.2  # bfloat16 products have to be this much faster than float32 ones
 MEASURE_SEC = 0.1
 # Seconds beside the products, measured on one core of a Zen 3 EPYC; a GPU takes a hundredth.
@@ -51,7 +53,14 @@ def _product_speed(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def choose_method(
-    method: str, num: int, h_dim: int, k: int, device: torch.device, speed: Speed | None = None, processes: int = 1
+    method: str,
+    num: int,
+    h_dim: int,
+    k: int,
+    device: torch.device,
+    speed: Speed | None = None,
+    processes: int = 1,
+    memory: int | None = None,
 ) -> tuple[str, str]:
     """The method to use and a sentence that says why; the same for the same numbers.
 
@@ -60,6 +69,7 @@ def choose_method(
         num, h_dim, k: rows, their width, neighbours of each.
         speed: measured now when None.
         processes: how many share the queries.
+        memory: bytes that are free on the host; measured now when None.
 
     Raises:
         UserError: an unknown method.
@@ -81,7 +91,17 @@ def choose_method(
     )
     if took["exact"] <= EXACT_SEC:
         return "exact", f"exact: all {num:,} rows of width {h_dim} take about {text['exact']} at {on}"
-    projects = speed.bf16_pays or h_dim >= 2 * rerank_search.DIM
+    memory = free_memory(torch.device("cpu")) if memory is None else memory
+    fits = {name: index_bytes(name, num, speed.bf16_pays) <= MEMORY_SHARE * memory for name in ("rerank", "ivf")}
+    projects = fits["rerank"] and (speed.bf16_pays or h_dim >= 2 * rerank_search.DIM)
+    if not fits["ivf"] and not projects:
+        needed = index_bytes("ivf", num, speed.bf16_pays) / 2**30
+        return "exact", (
+            f"exact: takes about {text['exact']} at {on}; an inverted file takes {text['ivf']}, but {needed:,.1f} GiB, "
+            f"and {memory / 2**30:,.1f} GiB of memory are free"
+        )
+    if not fits["ivf"]:
+        return "rerank", f"rerank: takes about {text['rerank']} at {on}; an inverted file does not fit the free memory"
     if projects and took["rerank"] <= min(RERANK_SEC, took["exact"] / 2):
         return "rerank", f"rerank: exact takes about {text['exact']} at {on}, scores re-ranked {text['rerank']}"
     return "ivf", f"ivf: exact takes about {text['exact']} at {on}, an inverted file {text['ivf']}"
@@ -123,6 +143,13 @@ def estimate_sec(
     # Half a hundred cells a query, and products of a few hundred rows at half the speed of large ones.
     probed = 48 * (num / cells) * (2 * 2 * h_dim / speed.float32 + 2 * scale * SCORE_SEC) + scale * CELL_SEC
     return float(build + queries * (probed + ranked) / processes)
+
+
+def index_bytes(method: str, num: int, bf16_pays: bool) -> int:
+    """Memory that an index takes while it is made: projected rows in float32, or the nearest cells of each row."""
+    if method == "rerank":
+        return 0 if bf16_pays else 4 * rerank_search.DIM * num
+    return (2 * ivf_search.NUM_PROBES[-1] + 8) * num
 
 
 def recall_rows(num: int) -> int:
