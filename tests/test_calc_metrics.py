@@ -16,6 +16,10 @@ from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
 import calc_metrics
 import train
 from metrics import lpips
+from stylegan2_icgan.evaluation.conditions import instance_features, make_conditions
+from stylegan2_icgan.evaluation.generated import Generated
+from stylegan2_icgan.evaluation.images import FileImages
+from stylegan2_icgan.evaluation.options import Flags
 from stylegan2_icgan.models import load_model
 from torch_utils.files import sha256
 from training.dataset import ImageFolderDataset
@@ -113,14 +117,14 @@ def test_all_snapshots_of_a_run_make_a_curve(trained, tmp_path):
 def test_instances_and_classes_are_those_the_images_are_made_of(trained, tmp_path, other):
     """With the instance store of the training data, and with features of other data made by the model's extractor."""
     data = write_zip(tmp_path / "other.zip", *pattern_images(30, side=16, seed=5)) if other else trained["data"]
-    flags = calc_metrics.Flags(network=trained["instance+class"], data=data, workers=0)
-    model, real = load_model(flags.network, torch.device("cpu")), calc_metrics.FileImages(data, None, 0, "--data")
-    conditions = calc_metrics.make_conditions(model, flags, real, print)
-    images, ids = calc_metrics.Generated(model, conditions, 7, flags), np.arange(100)
+    flags = Flags(network=trained["instance+class"], data=data, workers=0)
+    model, real = load_model(flags.network, torch.device("cpu")), FileImages(data, None, 0, "--data")
+    conditions = make_conditions(model, flags, real, print)
+    images, ids = Generated(model, conditions, 7, flags), np.arange(100)
     instances = images.instances(ids)
     assert len(set(instances)) > 20
     drawn = conditions(images._draws(ids))
-    expected = calc_metrics.instance_features(model, ImageFolderDataset(data), None, print)
+    expected = instance_features(model, ImageFolderDataset(data), None, print)
     torch.testing.assert_close(drawn.h, expected[instances])
     assert images.classes(ids).tolist() == drawn.c.argmax(dim=1).tolist()
     if other:

@@ -1,0 +1,214 @@
+"""One measurement: two sides, a detector, and the line that is written of them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from metrics.compute import compute
+from metrics.detectors import Detector, Identity, NetworkDetector, make_detector
+from metrics.evaluation import Evaluation, Outcome, Sides, check
+from metrics.image_sets import FeatureRows, ImageSet
+from metrics.lpips import Lpips
+from metrics.metric_names import Metric
+from metrics.records import record
+from metrics.reference_cache import ReferenceCache, default_cache_folder
+from stylegan2_icgan.evaluation.conditions import make_conditions
+from stylegan2_icgan.evaluation.generated import Generated
+from stylegan2_icgan.evaluation.images import FileImages
+from stylegan2_icgan.evaluation.options import Flags
+from stylegan2_icgan.extractors.extractor import with_channels
+from stylegan2_icgan.extractors.networks import NetworkExtractor
+from stylegan2_icgan.features import ALIASES
+from stylegan2_icgan.models import load_model
+from torch_utils.command_line import UserError
+from torch_utils.distributed import rank, world_size
+from torch_utils.files import sha256
+
+
+def pick_detector(flags: Flags, device: torch.device, width: int | None) -> Detector:
+    """The detector the flags name; for ready-made features, `width` wide, none."""
+    if width is not None:
+        return Identity(width)
+    if flags.detector != "dinov2" and not flags.detector.startswith("timm:"):
+        return make_detector(flags.detector, flags.detector_weights, flags.filter, device)
+    if flags.filter != "clean":
+        raise UserError(
+            f"--filter={flags.filter}: --detector={flags.detector} brings its own resize; leave --filter out"
+        )
+    try:
+        network = NetworkExtractor.make(
+            ALIASES["dinov2"] if flags.detector == "dinov2" else flags.detector, flags.detector_weights, device
+        )
+    except UserError as error:
+        raise UserError(str(error).replace("--extractor", "--detector")) from None
+    preprocessing = network.preprocessing
+
+    def preprocess(images: torch.Tensor) -> torch.Tensor:
+        return preprocessing(with_channels(images.to(device), len(preprocessing.mean)))
+
+    description = dict(network.description) | {"filter": preprocessing.interpolation}
+    return NetworkDetector(network.network, preprocess, network.h_dim, network.batch, description)
+
+
+def open_side(path: Path | None, flags: Flags, flag: str) -> FileImages | FeatureRows | None:
+    """A folder, a zip, or a .npy of features.
+
+    Raises:
+        UserError: nothing that can be read, or features that are no finite rows.
+    """
+    if path is None:
+        return None
+    if path.suffix != ".npy":
+        return FileImages(path, flags.resize, flags.workers, flag)
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        there = "can't be read as a .npy file" if path.exists() else "does not exist"
+        raise UserError(f"{flag}={path} {there}; expected floating-point rows [N, D]") from None
+    if rows.ndim != 2 or rows.dtype.kind != "f" or not rows.size:
+        raise UserError(f"{flag}={path} holds {rows.dtype} {list(rows.shape)}; expected floating-point rows [N, D]")
+    for start in range(0, len(rows), 4096):
+        bad = ~np.isfinite(rows[start : start + 4096]).all(axis=1)
+        if bad.any():
+            raise UserError(f"{flag}={path}: row {start + int(bad.argmax())} has NaN or infinity; mend or remove it")
+    return FeatureRows(rows, {"path": str(path), "content": sha256(path), "width": rows.shape[1]})
+
+
+def check_flags(flags: Flags) -> None:
+    """Refuse what contradicts itself, before anything is read."""
+    if (flags.network is None) == (flags.fake is None):
+        raise UserError("give what is to be measured: --network=FILE, or --fake=FOLDER, ZIP or NPY; one of them")
+    if flags.fake is not None and flags.data is None:
+        raise UserError(
+            f"--fake={flags.fake} is measured against a reference, which is missing: --data=FOLDER, ZIP or NPY"
+        )
+    if flags.fake is not None and (flags.instances or flags.sampling != "instance" or len(flags.seeds) > 1):
+        raise UserError("--instances, --sampling and --seeds are for --network; --fake is a fixed set of images")
+    if not np.isfinite(flags.trunc) or flags.neighbours < 1 or flags.workers < 0 or flags.gpus < 1:
+        raise UserError("--trunc must be finite, --neighbours and --gpus at least 1, --workers at least 0")
+    if flags.resize is not None and (flags.resize < 8 or flags.network is not None):
+        raise UserError(f"--resize={flags.resize}: expected at least 8 pixels, and only with --fake")
+
+
+def check_sides(real: ImageSet | None, fake: ImageSet, network: bool) -> None:
+    """Refuse sets that can't be compared."""
+    if real is None:
+        return
+    if isinstance(real, FeatureRows) != isinstance(fake, FeatureRows):
+        raise UserError("one side is a .npy of features, the other images; expected two of a kind")
+    for what in ("resolution", "width"):
+        one, other = (side.description.get(what) for side in (real, fake))
+        if one != other:
+            remedy = "convert the reference" if network else "give --resize=PIXELS"
+            raise UserError(f"the reference has {what} {one}, what is measured {other}; expected the same ({remedy})")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to measure: a snapshot or a set of images."""
+
+    flags: Flags
+    real: FileImages | FeatureRows | None
+    training: FileImages | None
+    device: torch.device
+
+    def say(self, line: str) -> None:
+        if rank() == 0:
+            click.echo(line, err=True)
+
+    @cached_property
+    def lpips(self) -> Lpips:
+        return Lpips.load(self.flags.lpips_weights, self.device)
+
+    @cached_property
+    def detector(self) -> Detector:
+        width = self.real.description["width"] if isinstance(self.real, FeatureRows) else None
+        return pick_detector(self.flags, self.device, width)
+
+    @cached_property
+    def known(self) -> ReferenceCache:
+        folder = self.flags.cache_dir or default_cache_folder()
+        return ReferenceCache(folder if self.flags.cache else None)
+
+    def sides(self, fake: ImageSet) -> Sides:
+        return Sides(
+            self.real,
+            fake,
+            self.detector,
+            self.training,
+            lambda: self.lpips,
+            self.known,
+            self.flags.neighbours,
+            self.device,
+            self.say,
+        )
+
+    def measure(self, metrics: Sequence[Metric], snapshot: Path | None) -> list[dict[str, Any]]:
+        """A record for each metric."""
+        fakes, about = self._fakes(snapshot)
+        check_sides(self.real, fakes[0], snapshot is not None)
+        for metric in metrics:
+            check(metric, self.sides(fakes[0]))
+        if any(metric.kind in ("ppl", "lpips_instance") for metric in metrics):
+            about["lpips"] = self.lpips.description
+        reference = self._reference(about.pop("trained_on", None))
+        about = {"reference": reference, "detector": self.detector.description} | about
+        outcomes: list[list[Outcome]] = [[] for _ in metrics]
+        seconds = [0.0] * len(metrics)
+        for fake in fakes:  # one after the other: features of one draw fill the memory at a time
+            evaluation = Evaluation(metrics, self.sides(fake))
+            for number, metric in enumerate(metrics):
+                start = time.monotonic()
+                outcomes[number].append(compute(evaluation, metric))
+                seconds[number] += time.monotonic() - start
+        return [
+            record(metric, of_each, self.flags.seeds, about | {"seconds": round(spent, 3)})
+            for metric, of_each, spent in zip(metrics, outcomes, seconds, strict=True)
+        ]
+
+    def _fakes(self, snapshot: Path | None) -> tuple[list[ImageSet], dict[str, Any]]:
+        """What is measured, once per seed, and what the record says of it."""
+        if snapshot is None:
+            fake = open_side(self.flags.fake, self.flags, "--fake")
+            assert fake is not None
+            return [fake], {"fake": fake.description, "num_gpus": world_size()}
+        model = load_model(snapshot, self.device)
+        reference = self.real if isinstance(self.real, FileImages) else None
+        conditions = make_conditions(model, self.flags, reference, self.say)
+        fakes = [Generated(model, conditions, seed, self.flags) for seed in self.flags.seeds]
+        shape = model.recipe.shape
+        for fake in fakes:
+            fake.description["resolution"] = [shape.img_resolution, shape.img_resolution]
+        about = {
+            "snapshot_pkl": snapshot.name,
+            "snapshot_sha256": sha256(snapshot),
+            "kimg": model.snapshot.cur_nimg / 1000,
+            "truncation": {"psi": self.flags.trunc, "cutoff": self.flags.trunc_cutoff},
+            "noise_mode": self.flags.noise_mode,
+            "sampling": conditions.policy,
+            "fake": {"resolution": shape.img_resolution, "quantisation": "rounded to uint8"},
+            "num_gpus": world_size(),
+            "trained_on": model.recipe.training_options.get("dataset", {}).get("fingerprint"),
+        }
+        return list(fakes), about
+
+    def _reference(self, trained_on: str | None) -> dict[str, Any] | None:
+        """What the record says of the reference; data equal to what the snapshot was trained on is the train split."""
+        if self.real is None:
+            return None
+        known = trained_on is not None and self.real.description["content"] == trained_on
+        split = self.flags.split or ("train" if known else None)
+        return self.real.description | {"num": self.real.num, "split": split, "mirrored": False}
+
+
+def trained_on(snapshot: Path) -> Path | None:
+    """The data a snapshot was trained on, if it is where it was."""
+    data = load_model(snapshot, torch.device("cpu")).recipe.training_options.get("data", {}).get("data")
+    return Path(data) if data and Path(data).exists() else None

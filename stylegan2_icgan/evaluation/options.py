@@ -1,0 +1,57 @@
+# ruff: noqa: RUF009 - option() makes a field of a dataclass, as dataclasses.field does
+"""The flags of calc_metrics.py."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metrics.detectors import DETECTORS
+from metrics.resizing import FILTERS
+from training.config import option
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags that are one word each."""
+
+    metrics: str = option("fid50k_full", "Names, separated by commas.", unit="NAMES")
+    network: Path | None = option(None, "Snapshot, or the folder of a run: all of its snapshots.", unit="FILE")
+    data: Path | None = option(
+        None, "Reference: zip, folder or .npy.  [default: what the snapshot was trained on]", unit="ZIP"
+    )
+    fake: Path | None = option(None, "Measure these images or features; no network needed.", unit="ZIP")
+    train_data: Path | None = option(None, "Training data, for fid_many, fid_medium, fid_few.", unit="ZIP")
+    split: str | None = option(None, "What to call the reference in records: train, val, ...", unit="WORD")
+    resize: int | None = option(None, "Bring images of any sizes to squares of this side.", unit="PIXELS")
+    detector: str = option("inception", f"{', '.join(DETECTORS)}, dinov2 or timm:NAME.", unit="NAME")
+    detector_weights: Path | None = option(None, "Local copy of the detector's weights.", unit="FILE")
+    extractor_weights: Path | None = option(None, "Local weights of the model's extractor.", unit="FILE")
+    filter: str = option("clean", "How images are resized for the detector.", choices=FILTERS)
+    instances: str | None = option(
+        None, "Where conditions come from.  [default: data, if it is there]", choices=("data", "exemplars")
+    )
+    sampling: str = option("instance", "What is drawn equally often.", choices=("instance", "class"))
+    neighbours: int = option(50, "Neighbourhood of instance metrics.", unit="K")
+    trunc: float = option(1.0, "Truncation psi.", unit="PSI")
+    trunc_cutoff: int | None = option(None, "Truncate only the first N styles.", unit="N")
+    noise_mode: str = option("const", "Noise of the synthesis network.", choices=("const", "random", "none"))
+    cache: bool = option(True, "Keep what is known of references, by their content.")
+    cache_dir: Path | None = option(None, "Where.  [default: in the user's cache folder]", unit="DIR")
+    workers: int = option(2, "Processes that decode images.", unit="N")
+    gpus: int = option(1, "Processes, by torchrun, one for each GPU.", unit="N")
+    device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
+    out: Path | None = option(
+        None, "Folder for metric-*.jsonl.  [default: the snapshot's; none for --fake]", unit="DIR"
+    )
+    json: bool = option(False, "Print records as lines of JSON.")
+    plot: Path | None = option(None, "Draw metrics.svg of the records in this folder; nothing else.", unit="DIR")
+
+
+@dataclass(frozen=True)
+class Flags(Options):
+    """The command line."""
+
+    seeds: Sequence[int] = (0,)
+    lpips_weights: Sequence[Path] = ()
