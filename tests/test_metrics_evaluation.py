@@ -1,5 +1,6 @@
 """Names, needs, what each metric takes; records, cache, curves; one process against two."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -330,7 +331,8 @@ with together():
     real, fake = Counting(700), Counting(None)
     evaluation = Evaluation(metrics, Sides(real, fake, RandomProjection(), cache=ReferenceCache(Path(sys.argv[1]))))
     values = [compute(evaluation, metric).values for metric in metrics]
-    print(repr((real.made + fake.made, values)), flush=True)
+    made = real.made + fake.made
+    Path(sys.argv[1]).with_name(f"{sys.argv[2]}-{rank()}.txt").write_text(repr((made, values)))
 """
 
 
@@ -338,14 +340,18 @@ with together():
 def test_two_processes_give_the_bits_of_one(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    one = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "one")]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    two = [sys.executable, *launcher, str(tmp_path / "program.py"), str(tmp_path / "two")]
-    results = [
-        subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip().splitlines()
-        for command in (one, two, two)
-    ]
-    (alone,), pair, again = ([eval(line, {}) for line in lines] for lines in results)
+
+    def outcomes(cache: str, name: str, *launcher: str) -> list[tuple[int, list]]:
+        command = [sys.executable, *launcher, str(tmp_path / "program.py"), str(tmp_path / cache), name]
+        subprocess.run(command, env=env, capture_output=True, check=True)
+        return [ast.literal_eval(file.read_text()) for file in sorted(tmp_path.glob(f"{name}-*.txt"))]
+
+    (alone,), pair, again = (
+        outcomes("one", "alone"),
+        outcomes("two", "pair", *launcher),
+        outcomes("two", "again", *launcher),
+    )
     assert [values for _, values in pair] == [alone[1]] * 2
     assert sum(made for made, _ in pair) == alone[0]  # the work was shared, none of it done twice
     assert [values for _, values in again] == [alone[1]] * 2

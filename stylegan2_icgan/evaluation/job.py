@@ -25,7 +25,7 @@ from stylegan2_icgan.evaluation.images import FileImages
 from stylegan2_icgan.evaluation.options import Flags
 from stylegan2_icgan.extractors.extractor import with_channels
 from stylegan2_icgan.extractors.networks import NetworkExtractor
-from stylegan2_icgan.features import ALIASES
+from stylegan2_icgan.features import canonical_name
 from stylegan2_icgan.models import load_model
 from torch_utils.command_line import UserError
 from torch_utils.distributed import rank, world_size
@@ -43,9 +43,7 @@ def pick_detector(flags: Flags, device: torch.device, width: int | None) -> Dete
             f"--filter={flags.filter}: --detector={flags.detector} brings its own resize; leave --filter out"
         )
     try:
-        network = NetworkExtractor.make(
-            ALIASES["dinov2"] if flags.detector == "dinov2" else flags.detector, flags.detector_weights, device
-        )
+        network = NetworkExtractor.make(canonical_name(flags.detector), flags.detector_weights, device)
     except UserError as error:
         raise UserError(str(error).replace("--extractor", "--detector")) from None
     preprocessing = network.preprocessing
