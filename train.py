@@ -7,25 +7,30 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
+from stylegan2_icgan.evaluation.during import make_measure
 from stylegan2_icgan.models import make_system
-from stylegan2_icgan.options import InstanceOptions, TrainingOptions, resolve, restore
+from stylegan2_icgan.options import InstanceOptions, TrainingOptions, check_system, resolve, restore
 from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.sources import make_source, open_dataset
-from stylegan2_icgan.systems import model_flags
+from stylegan2_icgan.systems import SYSTEMS, model_flags
+from torch_utils import custom_ops
 from torch_utils.command_line import Command, NearestChoice, UserError, dataclass_options
+from torch_utils.distributed import Departed, first, launched, own_device, rank, relaunch, together
 from torch_utils.files import format_time
 from torch_utils.misc import keep_large_buffers, module_table, pick_device
 from training.augment import Augmentation, AugmentOptions
-from training.checkpoint import Recipe, read_state
+from training.checkpoint import Recipe, load_snapshot, read_state
 from training.config import DataOptions, LoopOptions
 from training.dataset import ImageFolderDataset
 from training.estimate import estimate
+from training.mixed_precision import Precision
 from training.run_folder import (
     OPTIONS_FILE,
     check_writable,
@@ -35,21 +40,32 @@ from training.run_folder import (
     remove_leftovers,
     states_in,
 )
-from training.system import DataShape
+from training.system import DataShape, System
 from training.training_loop import training_loop
+from training.transfer import first_layers, start_from
 
-EXIT_CODES = {"done": 0, "time limit": 0, "SIGINT": 130, "SIGTERM": 143}
+EXIT_CODES = {"done": 0, "no improvement": 0, "time limit": 0, "SIGINT": 130, "SIGTERM": 143}
 
 
 @click.command(cls=Command, help=__doc__)
 @click.option("--outdir", type=Path, default=Path("runs"), show_default=True, help="Folder of runs.", metavar="DIR")
 @click.option("--cfg", type=NearestChoice(list(PRESETS)), help="Preset; flags override it.  [default: auto]")
 @click.option("--resume", help="Continue a run: its folder, one of its states, or 'latest'.", metavar="RUN")
+@click.option("--fp32", is_flag=True, help="The same as --precision=fp32.")
+@click.option("--gpus", type=click.IntRange(1), help="Processes on this machine, a GPU each.", metavar="N")
 @click.option("-n", "--dry-run", is_flag=True, help="Print options, networks, memory and time; train nothing.")
 @dataclass_options(DataOptions, InstanceOptions, LoopOptions, AugmentOptions, model_flags())
-def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **flags: Any) -> int:
+def main(
+    outdir: Path, cfg: str | None, resume: str | None, fp32: bool, gpus: int | None, dry_run: bool, **flags: Any
+) -> int:
+    if (gpus or 1) > 1 and launched()[1] == 1 and not dry_run:
+        return relaunch(Path(__file__), gpus or 1)
     keep_large_buffers()
-    run = state = None
+    if fp32 and flags["precision"] not in (None, "fp32"):
+        raise UserError(f"--fp32 and --precision={flags['precision']} both given; expected one of them")
+    flags["precision"] = "fp32" if fp32 else flags["precision"]
+
+    # What is wrong with the flags is said before processes wait for each other.
     if resume is None:
         check_writable(outdir)
         dataset = open_dataset(flags["data"], flags["cond"] or "none", flags["subset"], flags["seed"] or 0)
@@ -57,51 +73,88 @@ def main(outdir: Path, cfg: str | None, resume: str | None, dry_run: bool, **fla
     else:
         run, newest = find_run(resume, outdir)
         options, dataset = options_of_run(run, cfg, flags)
-        state = read_state(newest)
-        remove_leftovers(run)
-
     if options.loop.threads is not None:
         torch.set_num_threads(options.loop.threads)
     device = pick_device(options.loop.device)
-    source = make_source(options, dataset, device, say=print)
-    shape = DataShape(source.resolution, source.num_channels, source.c_dim, source.h_dim)
-    written = options.json() | {"dataset": {"num_images": len(dataset), "fingerprint": dataset.fingerprint()}}
-    recipe = Recipe(options.system, written["model"], shape, written)
-    system = make_system(recipe, options.loop.seed)
-    augment = Augmentation(options.augment, options.data.mirror).to(device)
 
-    if dry_run:
-        click.echo(json.dumps(written, indent=2))
-        for name, network in system.networks.items():
-            click.echo("\n".join(["", *module_table(name, network)]))
-        memory, sec_per_kimg = estimate(system, source, options.loop, device, augment)
-        click.echo(
-            f"\nEstimated from one round on {device}: {memory:.2f} GiB; {sec_per_kimg:.1f} s a thousand images, "
-            f"{format_time(sec_per_kimg * options.loop.kimg)} for --kimg={options.loop.kimg:g}"
-        )
-        return 0
+    with together():
+        device = own_device(device)
+        custom_ops.set_mode(options.loop.ops)
+        used = custom_ops.prepare(device)
+        say = click.echo if rank() == 0 else lambda line: None
+        source = make_source(options, dataset, device, say)
+        shape = DataShape(source.resolution, source.num_channels, source.c_dim, source.h_dim)
+        about = {"num_images": len(dataset), "fingerprint": dataset.fingerprint()}
+        written = options.json() | {"dataset": about, "ops": used}
+        recipe = Recipe(options.system, written["model"], shape, written)
+        system = make_system(recipe, options.loop.seed)
+        if SYSTEMS[options.system].autocasts:
+            system.precision = Precision(options.loop.precision)
+        begin(system, options.loop, resume is not None, say)
+        augment = Augmentation(options.augment, options.data.mirror).to(device)
+        if dry_run:
+            for line in description(written, system, *estimate(system, source, options.loop, device, augment)):
+                click.echo(line)
+            return 0
 
-    if run is None:
-        run = new_run_folder(outdir, f"{source.name}-{options.data.cond}-{options.cfg}-batch{options.loop.batch}")
-    try:
-        end = training_loop(
-            run=run,
-            recipe=recipe,
-            system=system,
-            source=source,
-            loop=options.loop,
-            device=device,
-            augment=augment,
-            workers=default_workers(options, dataset),
-            num_exemplars=options.instances.instances_per_class or options.instances.exemplars,
-            resume_from=state,
-        )
-    except OSError as error:
-        remedy = f"continue with --resume={run}" if states_in(run) else "start again"
-        raise UserError(f"{run}: {error}; what was written before is whole. Mend that and {remedy}") from None
-    if end != "done":
-        click.echo(f"Continue with: python train.py --resume={run}")
+        state = None
+        measure = make_measure(options, recipe, system, dataset, device)
+        dataset.tolerate(options.data.bad_images)
+        if resume is None:
+            name = f"{source.name}-{options.data.cond}-{options.cfg}-batch{options.loop.batch}"
+            run = first(lambda: new_run_folder(outdir, name))
+        else:
+            state = read_state(newest)
+            first(lambda: remove_leftovers(run))
+        try:
+            end = training_loop(
+                run=run,
+                recipe=recipe,
+                system=system,
+                source=source,
+                loop=options.loop,
+                device=device,
+                augment=augment,
+                workers=default_workers(options, dataset),
+                num_exemplars=options.instances.instances_per_class or options.instances.exemplars,
+                resume_from=state,
+                measure=measure,
+            )
+        except OSError as error:
+            raise UserError(f"{run}: {error}; what was written before is whole; {remedy(run)}") from None
+        except Departed as error:
+            raise UserError(f"{error}; {remedy(run)}") from None
+        if end not in ("done", "no improvement"):
+            say(f"Continue with: python train.py --resume={run}")
     return EXIT_CODES[end]
+
+
+def begin(system: System, loop: LoopOptions, resumed: bool, say: Callable[[str], None]) -> None:
+    """Take over weights of --init-from, unless a state is about to bring newer ones; freeze what --freeze-d says."""
+    if loop.init_from is not None and not resumed:
+        for report in start_from(loop.init_from, load_snapshot(loop.init_from, "--init-from"), system.networks):
+            for line in report.lines():
+                say(line)
+    if loop.freeze_d:
+        system.frozen["D"] = first_layers(system.networks["D"], loop.freeze_d)
+
+
+def remedy(run: Path) -> str:
+    """What to do when a run was cut short from outside."""
+    return f"mend that and {f'continue with --resume={run}' if states_in(run) else 'start again'}"
+
+
+def description(written: dict[str, Any], system: System, memory: float, sec_per_kimg: float) -> list[str]:
+    """What `--dry-run` prints."""
+    loop = written["loop"]
+    tables = [line for name, network in system.networks.items() for line in ["", *module_table(name, network)]]
+    time = format_time(sec_per_kimg * loop["kimg"])
+    return [
+        json.dumps(written, indent=2),
+        *tables,
+        f"\nEstimated from one round: {memory:.2f} GiB; {sec_per_kimg:.1f} s a thousand images, {time} for "
+        f"--kimg={loop['kimg']:g}",
+    ]
 
 
 def options_of_run(run: Path, cfg: str | None, flags: dict[str, Any]) -> tuple[TrainingOptions, ImageFolderDataset]:
@@ -118,6 +171,7 @@ def options_of_run(run: Path, cfg: str | None, flags: dict[str, Any]) -> tuple[T
             f"({expected.get('num_images')} images): file names or contents differ. Give that data with --data, or "
             "start a new run"
         )
+    check_system(options, dataset.resolution)
     return options, dataset
 
 

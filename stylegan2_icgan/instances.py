@@ -7,13 +7,13 @@ from stylegan2_icgan.selection import select
 from stylegan2_icgan.store import InstanceStore
 from training.class_prior import ClassDraws, Lists
 from training.condition import Condition, Exemplars, Sample, thumbnails
-from training.dataset import Draws, ImageFolderDataset
+from training.dataset import Draws, ImageFolderDataset, SampleSource
 from training.randomness import integers, permutation, uniform
 
 _NEIGHBOUR, _FLIP, _INSTANCE = 1, 2, 5  # streams of randomness; ClassDraws has 3 and 4
 
 
-class InstanceDataset:
+class InstanceDataset(SampleSource):
     """IC-GAN's draws (section 3; docs/architecture.md, "IC-GAN semantics").
 
     Real: an instance i and an image j that is one of its k nearest neighbours, i itself left out; h is the feature of
@@ -95,6 +95,9 @@ class InstanceDataset:
     def _neighbour(self, i: np.ndarray, seed: np.ndarray) -> np.ndarray:
         """One of the k nearest neighbours of each, int64 [N]."""
         return np.asarray(np.asarray(self.store.neighbours)[i, integers(self.k, seed, _NEIGHBOUR)], dtype=np.int64)
+
+    def bad_images(self) -> list[str]:
+        return self.dataset.bad_images()
 
     def showcase(self, rows: int, columns: int) -> tuple[Condition, torch.Tensor]:
         """Each row: an instance and its columns - 1 nearest neighbours."""

@@ -41,7 +41,9 @@ class StoreOptions:
         None, "Features on disk.  [default: float32, or what is there]", choices=("float32", "float16")
     )
     neighbours: str = option("auto", "How neighbours are found; auto: exact when that takes minutes.", choices=METHODS)
-    instances: str | None = option(None, "Folder of features and neighbours.  [default: beside the data]", unit="DIR")
+    instances: str | None = option(
+        None, "Folder of features and neighbours.  [default: beside the data]", unit="DIR", resumable=True
+    )
 
 
 def ensure_store(

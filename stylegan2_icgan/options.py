@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from metrics.metric_names import parse_metrics
 from stylegan2_icgan.features import check_extractor_name
 from stylegan2_icgan.making import StoreOptions
 from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.systems import SYSTEMS
 from torch_utils.command_line import UserError, nearest
+from torch_utils.distributed import launched
 from training.augment import AugmentOptions, check_augment
-from training.config import DataOptions, LoopOptions, from_json, option, to_json
+from training.config import DataOptions, LoopOptions, check_bounds, from_json, option, to_json
 
 
 @dataclass(frozen=True)
@@ -19,18 +21,17 @@ class InstanceOptions(StoreOptions):
     """Instances: how they are stored, how they condition, which of them a snapshot carries."""
 
     mirror_instances: bool = option(False, "DA(i): condition on the flipped instance with probability 1/2.")
-    exemplars: int = option(1000, "Conditions stored in each snapshot.", unit="N")
+    exemplars: int = option(1000, "Conditions stored in each snapshot.", unit="N", low=1)
     exemplar_selection: str = option(
         "kmeans", "kmeans: the instances nearest to the centres of so many clusters.", choices=("kmeans", "random")
     )
     instances_per_class: int | None = option(
-        None, "Store so many exemplars of each class, by k-means within it, in place of --exemplars.", unit="N"
+        None, "Store so many exemplars of each class, by k-means within it, in place of --exemplars.", unit="N", low=1
     )
 
 
 SHARED = {"data": DataOptions, "instances": InstanceOptions, "loop": LoopOptions, "augment": AugmentOptions}
 GROUPS = (*SHARED, "model")
-RESUMABLE = ("data", "cache", "workers", "instances", "kimg", "snap", "minutes", "device")  # what --resume may change
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,19 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
     """
     if cfg not in PRESETS:
         raise UserError(f"--cfg={cfg} is unknown; there are {', '.join(PRESETS)}.{nearest(cfg, PRESETS)}")
-    system, row = PRESETS[cfg]
-    kind = SYSTEMS[system]
+    preset = PRESETS[cfg]
+    if preset.resolution not in (None, resolution):
+        others = [name for name, row in PRESETS.items() if row.resolution == resolution and row.system == preset.system]
+        remedy = f"convert the data, or use --cfg={' or '.join(others or ['auto'])}"
+        raise UserError(f"--cfg={cfg} is for {preset.resolution} pixels, the images have {resolution}; {remedy}")
+    system, kind = preset.system, SYSTEMS[preset.system]
     groups = SHARED | {"model": kind.options}
     names = {field.name: group for group, cls in groups.items() for field in dataclasses.fields(cls)}
 
     values: dict[str, Any] = {f.name: f.default for cls in groups.values() for f in dataclasses.fields(cls)}
     sources = dict.fromkeys(values, "default")
     given = {name: value for name, value in flags.items() if value is not None}
-    for origin, layer in ((f"cfg {cfg}", row(resolution)), ("flag", given)):
+    for origin, layer in ((f"cfg {cfg}", preset.values(resolution)), ("flag", given)):
         for name, value in layer.items():
             if name not in names:
                 raise UserError(f"--{name.replace('_', '-')} is no option of {system}.{nearest(name, names)}")
@@ -95,19 +100,22 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
             groups[name], {key: values[key] for key, there in names.items() if there == name}, f"cfg {cfg}"
         )
 
-    loop = group("loop")
+    shared = {name: group(name) for name in SHARED}
+    check_bounds(*shared.values(), group("model"))
+    loop = shared["loop"]
     _check_loop(loop)
-    batch_gpu = loop.batch_gpu or loop.batch
+    batch_gpu = round_size(loop)
+    for field in dataclasses.fields(kind.options):
+        if loop.precision in field.metadata["in_precision"]:
+            values[field.name] = field.metadata["in_precision"][loop.precision]
+            sources[field.name] = f"derived: --precision={loop.precision}"
     for name, (value, why) in kind.derive(group("model"), resolution, loop.batch, batch_gpu).items():
         if values[name] is None:
             values[name], sources[name] = value, f"derived: {why}"
-    shared = {name: group(name) for name in SHARED}
     resolved = TrainingOptions(cfg, system, **shared, model=group("model"), sources=sources)
-    if (resolved.data.workers or 0) < 0:
-        raise UserError(f"--workers={resolved.data.workers}: expected 0 or more")
     _check_instances(resolved)
     check_augment(resolved.augment, lambda name: sources[name] == "flag")
-    kind.check(resolved.model, resolution, batch_gpu)
+    check_system(resolved, resolution)
     return resolved
 
 
@@ -134,9 +142,10 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where} does not hold the options of a run ({error!r})") from None
     before = options.flat()
+    resumable = {f.name for cls in SHARED.values() for f in dataclasses.fields(cls) if f.metadata["resumable"]}
     changed = {name: value for name, value in flags.items() if value is not None and before.get(name) != value}
     for name in changed:
-        if name not in RESUMABLE:
+        if name not in resumable:
             raise UserError(
                 f"--{name.replace('_', '-')}={changed[name]} given with --resume, but the run was started with "
                 f"{before.get(name)}; leave it out, or start a new run"
@@ -152,16 +161,18 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
         loop=updated(options.loop),
         sources=dict(options.sources) | dict.fromkeys(changed, "flag of --resume"),
     )
+    check_bounds(*(getattr(options, name) for name in GROUPS))
     _check_loop(options.loop)
     return options
 
 
+def check_system(options: TrainingOptions, resolution: int) -> None:
+    """Refuse what the system can't do at a resolution, with as many images at a time."""
+    SYSTEMS[options.system].check(options.model, resolution, round_size(options.loop))
+
+
 def _check_instances(options: TrainingOptions) -> None:
     o = options.instances
-    for name in ("exemplars", "instances_per_class"):
-        value = getattr(o, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')}={value}: expected at least 1")
     if o.instances_per_class is not None and options.data.cond != "instance+class":
         raise UserError(
             f"--instances-per-class={o.instances_per_class} needs instances and classes, but "
@@ -172,14 +183,28 @@ def _check_instances(options: TrainingOptions) -> None:
 
 
 def _check_loop(loop: LoopOptions) -> None:
-    for name in ("kimg", "batch", "tick", "snap", "batch_gpu", "minutes", "threads"):
-        value = getattr(loop, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')}={value}: expected a number above 0")
-    if loop.batch_gpu is not None and loop.batch % loop.batch_gpu:
+    """Refuse batches that do not come out even, over processes and rounds, and settings of metrics without metrics."""
+    processes = launched()[1]
+    if loop.batch % processes:
         raise UserError(
-            f"--batch={loop.batch} is not a multiple of --batch-gpu={loop.batch_gpu}; the rounds must be equal"
+            f"--batch={loop.batch} is not a multiple of the {processes} processes (--gpus, or torchrun's); each takes "
+            "as many images"
         )
-    for name in ("ema_kimg", "ema_rampup", "ema_start"):
-        if not 0 <= (getattr(loop, name) or 0) < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')}={getattr(loop, name)}: expected 0 or more")
+    share = loop.batch // processes
+    if loop.batch_gpu is not None and share % loop.batch_gpu:
+        each = f" ({share} for each of {processes} processes)" if processes > 1 else ""
+        raise UserError(
+            f"--batch={loop.batch}{each} is not a multiple of --batch-gpu={loop.batch_gpu}; the rounds must be equal"
+        )
+    if loop.metrics is not None:
+        parse_metrics(loop.metrics)
+    for name in ("keep_best", "patience", "metrics_detector", "metrics_weights"):
+        if getattr(loop, name) is not None and loop.metrics is None:
+            raise UserError(f"--{name.replace('_', '-')}={getattr(loop, name)} needs measurements; give --metrics, too")
+    if loop.keep_every is not None and loop.keep_last is None:
+        raise UserError(f"--keep-every={loop.keep_every:g} does nothing without --keep-last; every snapshot stays")
+
+
+def round_size(loop: LoopOptions) -> int:
+    """Images of a round: what one process computes at a time."""
+    return loop.batch_gpu or loop.batch // launched()[1]

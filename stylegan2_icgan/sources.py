@@ -4,14 +4,17 @@ from collections.abc import Callable
 
 import torch
 
+from stylegan2_icgan.clusters import check_clusters, make_cluster_source
 from stylegan2_icgan.instances import InstanceDataset
 from stylegan2_icgan.making import ensure_store
 from stylegan2_icgan.options import TrainingOptions
+from stylegan2_icgan.systems import PAIRED, check_condition
 from torch_utils.command_line import UserError
 from torch_utils.misc import free_memory
 from training.cache import decoded_file
 from training.class_prior import check_sampling
 from training.dataset import ImageFolderDataset, LabelledSource, SampleSource
+from training.pairs import PairedSource, align, open_partner
 
 CACHE_SHARE = 0.25  # of the memory that is free: decoded images up to this much are kept there with --cache=auto
 
@@ -32,8 +35,14 @@ def make_source(
         UserError: flags that contradict each other, a cache that does not fit, and all that making features refuses.
     """
     o, data = options.instances, options.data
+    check_condition(options.system, options.model, data.cond)
     check_sampling(data.sampling, data.class_temperature, data.cond)
+    check_clusters(data, len(dataset), lambda name: options.sources[name] == "flag")
+    if options.system in PAIRED or data.data_b is not None:
+        return make_pairs(options, dataset, device, say)
     keep_decoded(dataset, data.cache, data.workers, device, say)
+    if data.cond == "cluster":
+        return make_cluster_source(dataset, data, options.loop.batch, options.loop.seed, say)
     if not options.wants_instances:
         return LabelledSource(dataset, data.sampling, data.class_temperature)
     store = ensure_store(dataset, o, device, say)
@@ -41,6 +50,36 @@ def make_source(
     return InstanceDataset(
         dataset, store, o.k, o.mirror_instances, data.sampling, data.class_temperature, selection, device
     )
+
+
+def make_pairs(
+    options: TrainingOptions, dataset: ImageFolderDataset, device: torch.device, say: Callable[[str], None]
+) -> PairedSource:
+    """Images of `--data` with their partners of `--data-b`.
+
+    Raises:
+        UserError: one without the other, a condition, images that are no pairs, a cache that does not fit.
+    """
+    data = options.data
+    if options.system not in PAIRED:
+        raise UserError(
+            f"--data-b={data.data_b}: {options.system} learns from single images; leave it out, or translate with "
+            "--cfg=csgan"
+        )
+    if data.data_b is None:
+        raise UserError(
+            f"--data={data.data}: {options.system} learns from pairs; name the other half with --data-b=ZIP"
+        )
+    if options.loop.metrics is not None:
+        raise UserError(
+            f"--metrics={options.loop.metrics}: {options.system} makes no images of noise; measure translations with "
+            "translate.py --target"
+        )
+    partners = open_partner(data.data_b, dataset)
+    partner = align(dataset, partners, say)
+    for images in (dataset, partners):
+        keep_decoded(images, data.cache, data.workers, device, say)
+    return PairedSource(dataset, partners, partner, data.mirror)
 
 
 def keep_decoded(

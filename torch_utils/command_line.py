@@ -7,6 +7,7 @@ Anything else is a bug and keeps its traceback.
 
 import dataclasses
 import difflib
+import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,7 +53,9 @@ class _OneLineErrors:
             result = super().main(args=args, standalone_mode=False, **extra)  # type: ignore[misc]
         except (click.ClickException, UserError) as error:
             text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-            click.echo("Error: " + " ".join(text.split()), err=True)
+            rank = os.environ.get("RANK", "0")  # of several processes
+            whose = "" if rank == "0" else f"rank {rank}: "
+            click.echo(f"Error: {whose}{' '.join(text.split())}", err=True)
             sys.exit(2)
         except (click.Abort, KeyboardInterrupt):
             click.echo("Interrupted.", err=True)

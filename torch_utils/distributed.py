@@ -1,22 +1,33 @@
 """Several processes that work on one thing, as torchrun starts them; a single process needs none of it.
 
-torchrun tells every process its RANK, LOCAL_RANK and WORLD_SIZE. Here they only agree on when a piece of work is done,
-over gloo, which needs no GPU.
+torchrun tells every process its RANK, LOCAL_RANK and WORLD_SIZE. What is on a GPU travels by NCCL, everything else by
+gloo, which needs no GPU.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed
+from torch.distributed.distributed_c10d import _get_default_store
 
-MEET_WITHIN = timedelta(minutes=5)  # for all processes to have started
+from torch_utils.command_line import UserError
+
+MEET_WITHIN = timedelta(minutes=5)  # for all processes to have started, and for one of them in the midst of training
 LONGEST_WAIT = timedelta(days=7)  # for the slowest piece of work; torchrun ends the others when one process fails
+ROLL_CALL_SEC = 3.0  # for the processes that are left to say so
 Value = TypeVar("Value")
 _patient: torch.distributed.ProcessGroup | None = None  # everyone, with the longer limit
+
+
+class Departed(UserError):
+    """Another process has left in the midst of the work: nobody can go on. Says which, where that can be told."""
 
 
 def rank() -> int:
@@ -34,10 +45,20 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if torch.distributed.is_initialized() else 0
 
 
+def launched() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun has started, before they have met; (0, 1) without torchrun."""
+    if "RANK" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+# -- Waiting for each other -------------------------------------------------------------------------------------------
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     if torch.distributed.is_initialized():
-        _quietly(lambda: torch.distributed.barrier(_patient))
+        _with_all(lambda: torch.distributed.barrier(_patient))
 
 
 def broadcast(value: Value) -> Value:
@@ -45,16 +66,132 @@ def broadcast(value: Value) -> Value:
     if not torch.distributed.is_initialized():
         return value
     values = [value]
-    _quietly(lambda: torch.distributed.broadcast_object_list(values, src=0, group=_patient))
+    _with_all(lambda: torch.distributed.broadcast_object_list(values, src=0, group=_patient))
     return values[0]
 
 
-def _quietly(wait: Callable[[], Any]) -> None:
-    """Leave without a word when another process has: its own error is the one to read."""
+def first(work: Callable[[], Value]) -> Value:
+    """Let the first process do `work` and give all of them its answer; a user's mistake is a mistake on all.
+
+    Raises:
+        UserError: as `work` does.
+    """
+    answer: tuple[Value | None, str | None] = (None, None)
+    if rank() == 0:
+        try:
+            answer = work(), None
+        except UserError as error:
+            answer = None, str(error)
+    value, mistake = broadcast(answer)
+    if mistake is not None:
+        raise UserError(mistake)
+    return value  # type: ignore[return-value]
+
+
+def gather(value: Value) -> list[Value]:
+    """What every process has, on all of them, in the order of their ranks."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    _with_all(lambda: torch.distributed.all_gather_object(values, value, group=_patient))
+    return values
+
+
+def _with_all(talk: Callable[[], Any]) -> None:
+    """
+    Raises:
+        Departed: one of them is gone, or was silent for too long.
+    """
     try:
-        wait()
-    except RuntimeError:
-        raise SystemExit(1) from None
+        talk()
+    except RuntimeError as error:
+        raise Departed(_roll_call()) from error
+
+
+# -- Arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def total(tensor: torch.Tensor) -> None:
+    """Sum a tensor over all processes, in place.
+
+    Raises:
+        Departed: one of them is gone, or was silent for `MEET_WITHIN`.
+    """
+    if world_size() > 1:
+        _with_all(lambda: torch.distributed.all_reduce(tensor))
+
+
+def average(tensors: Sequence[torch.Tensor]) -> None:
+    """Average tensors of one device over all processes, in place, as one message for each dtype.
+
+    Raises:
+        Departed: as for `total`.
+    """
+    if world_size() == 1:
+        return
+    for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
+        some = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.detach().flatten() for tensor in some])
+        total(flat)
+        flat /= world_size()
+        for tensor, mean in zip(some, flat.split([tensor.numel() for tensor in some]), strict=True):
+            tensor.detach().copy_(mean.view_as(tensor))
+
+
+def highest(number: int) -> int:
+    """The largest of the numbers that the processes have.
+
+    Raises:
+        Departed: as for `total`.
+    """
+    if world_size() == 1:
+        return number
+    numbers = torch.zeros(world_size(), dtype=torch.int64)
+    numbers[rank()] = number
+    total(numbers)
+    return int(numbers.max())
+
+
+def _roll_call() -> str:
+    """Who has left, as far as the others can tell."""
+    try:
+        store = _get_default_store()
+        store.set(f"still here: {rank()}", "yes")
+        time.sleep(ROLL_CALL_SEC)
+        missing = [r for r in range(world_size()) if not store.check([f"still here: {r}"])]
+    except (RuntimeError, ValueError):
+        return "the process that the others meet at (rank 0, or its machine) has left"
+    if not missing:
+        return f"one of the {world_size()} processes did not answer in time"
+    ranks = ", ".join(map(str, missing))
+    return f"rank {ranks} of the {world_size()} processes (0 to {world_size() - 1}) has left"
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The GPU of this process, chosen for everything that comes; other devices as they are.
+
+    Raises:
+        UserError: more processes on this machine than GPUs.
+    """
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count()
+    if local_rank() >= count:
+        raise UserError(
+            f"rank {rank()} has no GPU of its own: this machine has {count}; start at most {count} processes"
+        )
+    torch.cuda.set_device(local_rank())
+    return torch.device("cuda", local_rank())
+
+
+# -- Beginning and end ------------------------------------------------------------------------------------------------
+
+
+def relaunch(script: Path, processes: int) -> NoReturn:
+    """Become torchrun, which starts this very command as so many processes of this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [*launcher, str(script.resolve()), *sys.argv[1:]])
 
 
 @contextlib.contextmanager
@@ -62,13 +199,25 @@ def together() -> Iterator[None]:
     """Join the other processes of this torchrun for the length of the block; nothing happens outside torchrun.
 
     After an error nobody is waited for: torchrun sees this process fail and ends the others.
+
+    Raises:
+        UserError: the others did not come.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+    global _patient
+    number, count = launched()
+    if count == 1:
         yield
         return
-    global _patient
-    torch.distributed.init_process_group("gloo", timeout=MEET_WITHIN)
-    _patient = torch.distributed.new_group(timeout=LONGEST_WAIT)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and torch.distributed.is_nccl_available() else "gloo"
+    try:
+        torch.distributed.init_process_group(backend, timeout=MEET_WITHIN)
+        _patient = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    except RuntimeError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"rank {number} of {count} did not meet the others at {place} ({reason}); start all, with one address"
+        ) from None
     yield
     barrier()
     torch.distributed.destroy_process_group()

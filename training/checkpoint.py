@@ -51,6 +51,21 @@ class Snapshot:
     cur_nimg: int
 
 
+def check_finite(networks: Mapping[str, dict[str, Any]]) -> None:
+    """Refuse weights that can't be used, so that the last good ones are not followed by bad ones.
+
+    Raises:
+        UserError: the first tensor that is not finite is named.
+    """
+    for name, state in networks.items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
+                raise UserError(
+                    f"{name}.{key} is not finite: nothing more is saved. Continue from the last state with --resume, "
+                    "with --fp32 or in a new run with smaller learning rates"
+                )
+
+
 def save_snapshot(path: Path, snapshot: Snapshot) -> None:
     """Write a snapshot, whole or not at all.
 
@@ -78,13 +93,16 @@ def save_snapshot(path: Path, snapshot: Snapshot) -> None:
     _save(path, content)
 
 
-def load_snapshot(path: str | Path) -> Snapshot:
+def load_snapshot(path: str | Path, flag: str = "--network") -> Snapshot:
     """Read a snapshot; nothing in it is executed.
+
+    Args:
+        flag: by which the file was named.
 
     Raises:
         UserError: missing, damaged, something else, or from a newer version; the file is named.
     """
-    content = _load(Path(path), "stylegan2_icgan snapshot", SNAPSHOT_FORMAT, "--network")
+    content = _load(Path(path), "stylegan2_icgan snapshot", SNAPSHOT_FORMAT, flag)
     try:
         description = json.loads(content["config"])
         stored = content["exemplars"]
@@ -103,7 +121,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
         )
         return Snapshot(recipe, content["networks"], exemplars, description["cur_nimg"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"--network={path} is not a whole snapshot ({error!r}); use another one") from None
+        raise UserError(f"{flag}={path} is not a whole snapshot ({error!r}); use another one") from None
 
 
 def save_state(path: Path, members: Mapping[str, Stateful], progress: dict[str, Any], keep: int = 2) -> None:

@@ -15,7 +15,17 @@ from torch_utils.command_line import UserError, nearest
 
 
 def option(
-    default: Any, help: str, *, choices: Sequence[str] = (), aliases: Mapping[str, str] | None = None, unit: str = ""
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    resumable: bool = False,
+    in_precision: Mapping[str, Any] | None = None,
 ) -> Any:
     """A dataclass field that is a flag too.
 
@@ -25,8 +35,12 @@ def option(
         choices: allowed words.
         aliases: older words on the command line for some of them.
         unit: shown behind the flag, e.g. 'KIMG'.
+        low, high, above: the least and the largest value, or what a value must be above; `check_bounds` asks.
+        resumable: --resume may change it.
+        in_precision: what it becomes with a --precision other than auto.
     """
-    metadata = {"help": help, "choices": tuple(choices), "aliases": dict(aliases or {}), "unit": unit}
+    metadata: dict[str, Any] = {"help": help, "choices": tuple(choices), "aliases": dict(aliases or {}), "unit": unit}
+    metadata |= {"low": low, "high": high, "above": above, "resumable": resumable, "in_precision": in_precision or {}}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -34,11 +48,17 @@ def option(
 class DataOptions:
     """Which images, and how they are conditioned."""
 
-    data: str = option("", "Training data: a zip or folder made by dataset_tool.py.", unit="ZIP")
+    data: str = option("", "Training data: a zip or folder made by dataset_tool.py.", unit="ZIP", resumable=True)
+    data_b: str | None = option(
+        None,
+        "For systems that translate: the partners of the images of --data, by name.  [default: none]",
+        unit="ZIP",
+        resumable=True,
+    )
     cond: str = option(
         "none",
         "What the model is conditioned on; --cond=1 means class.",
-        choices=("none", "class", "instance", "instance+class"),
+        choices=("none", "class", "instance", "instance+class", "cluster"),
         aliases={"0": "none", "1": "class", "class+instance": "instance+class"},
     )
     subset: int | None = option(None, "Train on this many random images only.  [default: all]", unit="N")
@@ -52,35 +72,109 @@ class DataOptions:
         None,
         "For --sampling=class: p(y) ~ (share of y)^(1/T); 1: as in the data.  [default: all classes alike]",
         unit="T",
+        high=float("inf"),
+    )
+    clusters: int = option(100, "For --cond=cluster: how many clusters.", unit="N", low=2)
+    recluster_kimg: float | None = option(
+        None, "For --cond=cluster: how often to cluster again.  [default: 10 times the data]", unit="KIMG", above=0
+    )
+    cluster_images: int = option(
+        25_000, "For --cond=cluster: how many images to cluster; the others join.", unit="N", low=2
     )
     cache: str = option(
         "auto",
         "Where decoded images are kept; auto: on the GPU or in memory, when they fit. disk: a file beside the data.",
         choices=("auto", "gpu", "ram", "disk", "none"),
+        resumable=True,
     )
-    workers: int | None = option(None, "Loader processes.  [default: 0 when images are in memory, else 2]", unit="N")
+    bad_images: int = option(
+        10,
+        "Go on without images that can't be read any more, as long as they are no more than this.",
+        unit="N",
+        low=0,
+        resumable=True,
+    )
+    workers: int | None = option(
+        None, "Loader processes.  [default: 0 when images are in memory, else 2]", unit="N", low=0, resumable=True
+    )
 
 
 @dataclass(frozen=True)
 class LoopOptions:
     """How long, in which portions, and what is written when."""
 
-    kimg: float = option(25_000.0, "Train on this many thousand images in all.", unit="KIMG")
-    batch: int = option(32, "Images per optimiser step, in all.", unit="N")
+    kimg: float = option(25_000.0, "Train on this many thousand images in all.", unit="KIMG", above=0, resumable=True)
+    batch: int = option(32, "Images per optimiser step, in all.", unit="N", low=1)
     batch_gpu: int | None = option(
-        None, "Images at a time; the rest is accumulated.  [default: the whole batch]", unit="N"
+        None, "Images at a time; the rest is accumulated.  [default: the whole batch]", unit="N", low=1, resumable=True
     )
-    ema_kimg: float = option(10.0, "Half-life of the generator's moving average.", unit="KIMG")
+    init_from: str | None = option(
+        None, "Start from the weights of this snapshot, as far as they fit; of any data and condition.", unit="FILE"
+    )
+    freeze_d: int = option(0, "Leave the first layers of the discriminator as they are (Freeze-D).", unit="N", low=0)
+    ema_kimg: float = option(10.0, "Half-life of the generator's moving average.", unit="KIMG", low=0)
     ema_rampup: float | None = option(
-        0.05, "Half-life at most this share of the images seen; 0: constant.", unit="SHARE"
+        0.05, "Half-life at most this share of the images seen; 0: constant.", unit="SHARE", low=0
     )
-    ema_start: float = option(0.0, "Until then the moving average is a copy.", unit="KIMG")
-    tick: float = option(4.0, "How often progress is printed.", unit="KIMG")
-    snap: int = option(50, "Write a snapshot, a sheet of fakes and the state every this many ticks.", unit="TICKS")
-    minutes: float | None = option(None, "Stop, state saved, after this long.  [default: no limit]", unit="MIN")
-    threads: int | None = option(None, "CPU threads.  [default: PyTorch's choice]", unit="N")
+    ema_start: float = option(0.0, "Until then the moving average is a copy.", unit="KIMG", low=0)
+    tick: float = option(4.0, "How often progress is printed.", unit="KIMG", above=0)
+    snap: int = option(
+        50,
+        "Write a snapshot, a sheet of fakes and the state every this many ticks.",
+        unit="TICKS",
+        low=1,
+        resumable=True,
+    )
+    keep_last: int | None = option(
+        None, "Keep only the newest snapshots, and the best.  [default: all]", unit="N", low=1, resumable=True
+    )
+    keep_every: float | None = option(
+        None, "With --keep-last: keep those at multiples of this, too.", unit="KIMG", above=0, resumable=True
+    )
+    metrics: str | None = option(
+        None,
+        "Measure snapshots as calc_metrics.py does, except the first; for example fid10k_full.",
+        unit="NAMES",
+        resumable=True,
+    )
+    metrics_every: int = option(1, "Measure every this many snapshots.", unit="N", low=1, resumable=True)
+    metrics_detector: str | None = option(
+        None,
+        "Detector of --metrics, as --detector of calc_metrics.py.  [default: its own]",
+        unit="NAME",
+        resumable=True,
+    )
+    metrics_weights: str | None = option(None, "Local weights of that detector.", unit="FILE", resumable=True)
+    keep_best: str | None = option(
+        None,
+        "Which result says what is best: kept by --keep-last, heeded by --patience.  [default: the first]",
+        unit="RESULT",
+        resumable=True,
+    )
+    patience: int | None = option(
+        None,
+        "Stop when so many measurements in a row were no better.  [default: never]",
+        unit="N",
+        low=1,
+        resumable=True,
+    )
+    max_bad_steps: int = option(
+        50, "Stop after so many steps in a row with gradients that are not finite.", unit="N", low=1, resumable=True
+    )
+    minutes: float | None = option(
+        None, "Stop, state saved, after this long.  [default: no limit]", unit="MIN", above=0, resumable=True
+    )
+    threads: int | None = option(None, "CPU threads.  [default: PyTorch's choice]", unit="N", low=1, resumable=True)
+    precision: str = option(
+        "auto",
+        "auto: float32, but float16 in --num-fp16-res on a GPU; bf16, fp16: whatever is safe in 16 bits.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    ops: str = option(
+        "auto", "Native operations where they can be built, or the reference.", choices=("auto", "native", "ref")
+    )
     seed: int = option(0, "Seed of everything random.", unit="N")
-    device: str = option("auto", "Where to train.", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = option("auto", "Where to train.", choices=("auto", "cpu", "cuda", "mps"), resumable=True)
 
 
 Options = typing.TypeVar("Options")
@@ -114,6 +208,32 @@ def from_json(cls: type[Options], values: Mapping[str, Any], where: str) -> Opti
                 f"{where}: {name} is {value!r}; expected one of {', '.join(choices)}.{nearest(value, choices)}"
             )
     return cls(**values)
+
+
+def check_bounds(*groups: Any) -> None:
+    """Refuse numbers that an option does not allow, and those that are infinite or none.
+
+    Raises:
+        UserError: the first of them.
+    """
+    for group in groups:
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            low, high, above = (field.metadata[name] for name in ("low", "high", "above"))
+            fits = (
+                (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+            )
+            if fits and (abs(value) < float("inf") or high == value):
+                continue
+            if above is not None:
+                expected = f"a number above {above:g}" + (f", at most {high:g}" if high is not None else "")
+            elif low is not None and high is not None:
+                expected = f"{low:g} to {high:g}"
+            else:
+                expected = "a number" if low is None else f"{low:g} or more" if low == 0 else f"at least {low:g}"
+            raise UserError(f"--{field.name.replace('_', '-')}={value}: expected {expected}")
 
 
 def kinds_of(annotation: Any) -> tuple[type, ...]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch_utils.command_line import UserError
 from torch_utils.images import read_file
 from training import cache
 from training.archive import Member, list_zip, read_member
+from training.bad_images import BadImages
 from training.class_prior import ClassDraws
 from training.condition import Condition, Exemplars, Sample, thumbnails
 from training.decoding import Undecodable, decode
@@ -35,22 +36,18 @@ class Draws(NamedTuple):
 
 
 class SampleSource(Protocol):
-    """What the trainer asks of a data set, with or without labels and instances.
+    """What the trainer asks of a data set, with or without labels and instances; to be inherited from.
 
     Real pairs and the conditions of fakes are drawn here and nowhere else, so that `c` and `h` of a row are always
     drawn together.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def resolution(self) -> int: ...
-    @property
-    def num_channels(self) -> int: ...
-    @property
-    def c_dim(self) -> int: ...
-    @property
-    def h_dim(self) -> int: ...
+    name: str
+    resolution: int
+    num_channels: int
+    c_dim: int
+    h_dim: int
+
     def __len__(self) -> int: ...
     def __getitem__(self, draws: Draws) -> Sample:
         """The real samples of `draws`, as one batch; the images may be on the training device already."""
@@ -67,6 +64,21 @@ class SampleSource(Protocol):
     def exemplars(self, count: int) -> Exemplars:
         """At most `count` conditions that stand for the data set in a snapshot."""
         ...
+
+    def refresh(self, step: int, networks: Mapping[str, torch.nn.Module]) -> None:
+        """Called before step number `step`, in every process: for conditions that follow the training."""
+
+    def condition(self, sample: Sample) -> Condition:
+        """What the real images of a batch are conditioned on; asked in the process that trains, after `refresh`."""
+        return Condition(sample.c, sample.h)
+
+    def bad_images(self) -> list[str]:
+        """Names of images that turned out to be unreadable in the midst of the run; others stood in for them."""
+        return []
+
+    def stateful(self) -> dict[str, Any]:
+        """Whatever has a memory, by name, with `state_dict` and `load_state_dict`."""
+        return {}
 
 
 class ImageFolderDataset:
@@ -104,6 +116,7 @@ class ImageFolderDataset:
         self.names = [all_names[i] for i in kept]
 
         self._decoded: cache.Decoded | None = None
+        self._bad: BadImages | None = None
         first = self.image(0)
         self.num_channels, self.resolution = int(first.shape[0]), int(first.shape[1])
         if first.shape[1] != first.shape[2] or self.resolution & (self.resolution - 1) or self.resolution < 8:
@@ -158,8 +171,32 @@ class ImageFolderDataset:
         """uint8 [N, C, H, W], read from their files."""
         images = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
         for image, i in zip(images, indices, strict=True):
-            image[...] = self._pixels(int(i))
+            try:
+                image[...] = self._pixels(int(i))
+            except UserError as error:
+                if self._bad is None:
+                    raise
+                self._bad.note(int(i), error)
+                image[...] = self._pixels_after(int(i), self._bad)
         return images
+
+    def tolerate(self, limit: int) -> None:
+        """From now on let the next good image stand in for one that can't be read, of up to `limit` images."""
+        self._bad = BadImages(len(self), limit)
+
+    def bad_images(self) -> list[str]:
+        """Names of images that could not be read since `tolerate`."""
+        return [] if self._bad is None else [self.names[i] for i in self._bad.list()]
+
+    def _pixels_after(self, i: int, bad: BadImages) -> np.ndarray:
+        for j in (*range(i + 1, len(self)), *range(i)):
+            if j in bad:
+                continue
+            try:
+                return self._pixels(j)
+            except UserError as error:
+                bad.note(j, error)
+        raise UserError(f"--data={self.path}: not one image is left that can be read")
 
     def _pixels(self, i: int) -> np.ndarray:
         name, remedy = self.names[i], "convert the data with dataset_tool.py convert"
@@ -325,7 +362,7 @@ class ImageFolderDataset:
             self._descriptor = None
 
 
-class LabelledSource:
+class LabelledSource(SampleSource):
     """An `ImageFolderDataset` as the trainer wants it: unconditional, or conditioned on the image's own class.
 
     Args:
@@ -351,6 +388,9 @@ class LabelledSource:
         j = self._draw(draws)
         h = torch.zeros(len(j), 0)
         return Sample(self.dataset.training_images(j), self.dataset.labels(j), h, torch.from_numpy(j))
+
+    def bad_images(self) -> list[str]:
+        return self.dataset.bad_images()
 
     def conditions(self, draws: Draws) -> Condition:
         j = self._draw(draws)

@@ -6,16 +6,19 @@ from collections.abc import Callable
 import torch
 
 from torch_utils.misc import parameter_bytes
-from training.condition import Condition
 from training.config import LoopOptions
 from training.dataset import SampleSource
 from training.loading import fake_draws, real_draws
 from training.progress import memory_gb
+from training.rounds import share_of
 from training.sampling import from_uint8
 from training.step import Step
 from training.system import Phase, System
 
 FEW, PATIENCE_SEC = 4, 5.0  # a first look at a few images; the whole round is run when that promises to be this quick
+
+
+STEPS = range(10_000, 12_000)  # how often a phase runs is counted here, beyond any beginning
 
 
 def estimate(
@@ -33,7 +36,8 @@ def estimate(
     """
     for network in system.networks.values():
         network.to(device).train()
-    batch_gpu = loop.batch_gpu or loop.batch
+    source.refresh(0, system.networks)
+    batch_gpu = share_of(loop).round_size
     rows = min(FEW, batch_gpu)
     seconds, kept = _measure(system, source, rows, device, augment)
     if seconds * batch_gpu / rows < PATIENCE_SEC:
@@ -56,7 +60,7 @@ def _measure(
     step = Step(
         system.networks,
         from_uint8(sample.image.to(device)),
-        Condition(sample.c, sample.h).to(device),
+        source.condition(sample).to(device),
         torch.randn(rows, system.networks["G"].z_dim, device=device),
         source.conditions(fake_draws(len(source), 0, 0, 0, rows)).to(device),
         augment,
@@ -68,7 +72,7 @@ def _measure(
         start = time.monotonic()
         system.run(phase, [step])
         _wait(device)
-        seconds += (time.monotonic() - start) / phase.interval
+        seconds += (time.monotonic() - start) * sum(map(phase.due, STEPS)) / len(STEPS)
     return seconds, largest
 
 

@@ -44,9 +44,14 @@ def sheet_scale(resolution: int) -> int:
     return max(SMALLEST_SHOWN // resolution, 1)
 
 
-def save_png(image: torch.Tensor, path: str | Path, scale: int = 1) -> None:
-    """Write uint8 [C, H, W] (C 1 or 3) as PNG, each pixel `scale` times wide and high; whole or not at all."""
+def picture(image: torch.Tensor, scale: int = 1) -> PIL.Image.Image:
+    """uint8 [C, H, W] (C 1 or 3) for Pillow, each pixel `scale` times wide and high."""
     pixels = image.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
     array = pixels.squeeze(0).numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+    return PIL.Image.fromarray(array)
+
+
+def save_png(image: torch.Tensor, path: str | Path, scale: int = 1) -> None:
+    """Write uint8 [C, H, W] (C 1 or 3) as PNG, each pixel `scale` times wide and high; whole or not at all."""
     with atomic_write(path) as file:
-        PIL.Image.fromarray(array).save(file, format="png")
+        picture(image, scale).save(file, format="png")

@@ -36,23 +36,33 @@ def fake_draws(size: int, seed: int, stream: int, start: int, count: int) -> Dra
 
 
 class _Batches(torch.utils.data.Sampler[Draws]):
-    """Endless draws for batches of `batch` samples from position `start` on."""
+    """Endless draws for the `rows` of batches of `batch` samples from position `start` on."""
 
-    def __init__(self, size: int, seed: int, start: int, batch: int) -> None:
-        self.size, self.seed, self.start, self.batch = size, seed, start, batch
+    def __init__(self, size: int, seed: int, start: int, batch: int, rows: slice) -> None:
+        self.size, self.seed, self.start, self.batch, self.rows = size, seed, start, batch, rows
 
     def __iter__(self) -> Iterator[Draws]:
-        position = self.start
+        position = self.start + self.rows.start
         while True:
-            yield real_draws(self.size, self.seed, position, self.batch)
+            yield real_draws(self.size, self.seed, position, self.rows.stop - self.rows.start)
             position += self.batch
 
 
 def make_loader(
-    source: SampleSource, seed: int, start: int, batch: int, workers: int = 0, pin_memory: bool = False
+    source: SampleSource,
+    seed: int,
+    start: int,
+    batch: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+    rows: slice | None = None,
 ) -> Iterator[Sample]:
-    """Endless batches of real samples, beginning at position `start`; the same ones whatever `workers` is."""
-    batches = _Batches(len(source), seed, start, batch)
+    """Endless batches of real samples, beginning at position `start`; the same ones whatever `workers` is.
+
+    Args:
+        rows: which of the `batch` samples this process gets; None: all of them.
+    """
+    batches = _Batches(len(source), seed, start, batch, rows or slice(0, batch))
     samples = in_order(source.__getitem__, batches, workers, pin_memory)
     return map(_pinned, samples) if pin_memory and not workers else samples
 

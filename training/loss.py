@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_utils import training_stats
+from torch_utils.distributed import average
 from training.condition import Condition
 from training.networks.spectral_norm import Embedding, SNEmbedding
 from training.step import Step
@@ -45,6 +46,12 @@ def _logits(step: Step, images: torch.Tensor, cond: Condition) -> torch.Tensor:
     return logits.squeeze(1)
 
 
+def _shown_fakes(step: Step, generate: Generate) -> torch.Tensor:
+    """Fakes to train D on: without a graph, unless z has one that leads back to D (training/latent.py)."""
+    with torch.set_grad_enabled(step.z.requires_grad):
+        return generate(step, step.z, step.gen_cond)
+
+
 class GNonSaturating:
     """-log sigmoid D(G(z)) (Goodfellow et al., arXiv 1406.2661, section 3)."""
 
@@ -67,8 +74,7 @@ class DLogisticFake:
         self.generate = generate
 
     def __call__(self, step: Step) -> torch.Tensor:
-        with torch.no_grad():
-            images = self.generate(step, step.z, step.gen_cond)
+        images = _shown_fakes(step, self.generate)
         loss = F.softplus(_logits(step, images, step.gen_cond))
         training_stats.report("Loss/D/fake", loss)
         return loss
@@ -113,17 +119,26 @@ class PathLength:
     def __init__(self, generate: StyleMixing, weight: float, decay: float = 0.01, batch_shrink: int = 2) -> None:
         self.generate, self.weight, self.decay, self.batch_shrink = generate, weight, decay, batch_shrink
         self.mean = torch.zeros(())
+        self._of_rounds: list[torch.Tensor] = []  # mean length of each round since `settle`
 
     def __call__(self, step: Step) -> torch.Tensor:
         rows = max(len(step.z) // self.batch_shrink, 1)
         ws = self.generate.styles(step, step.z[:rows], step.gen_cond[:rows])
         images = step.G.synthesis(ws)
         lengths = path_lengths(images, ws, torch.randn_like(images))
-        self.mean = self.mean.to(lengths.device).lerp(lengths.detach().mean(), self.decay)
-        penalty = (lengths - self.mean).square()
+        self._of_rounds.append(lengths.detach().mean())
+        self.mean = self.mean.to(lengths.device)
+        penalty = (lengths - self.mean.lerp(self._of_rounds[-1], self.decay)).square()
         training_stats.report("Loss/pl_penalty", penalty)
-        training_stats.report("Loss/pl_mean", self.mean)
         return penalty * self.weight
+
+    def settle(self, network: torch.nn.Module) -> None:
+        """Move the mean, once a step, by the lengths of all rounds in all processes, if they are finite."""
+        mean = torch.stack(self._of_rounds).mean()
+        self._of_rounds = []
+        average([mean])
+        self.mean = torch.where(mean.isfinite(), self.mean.lerp(mean, self.decay), self.mean)
+        training_stats.report("Loss/pl_mean", self.mean)
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self.mean}
@@ -174,8 +189,7 @@ class DHingeFake:
         self.generate = generate
 
     def __call__(self, step: Step) -> torch.Tensor:
-        with torch.no_grad():
-            images = self.generate(step, step.z, step.gen_cond)
+        images = _shown_fakes(step, self.generate)
         loss = F.relu(1 + _logits(step, images, step.gen_cond))
         training_stats.report("Loss/D/fake", loss)
         return loss

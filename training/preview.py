@@ -30,6 +30,13 @@ class Preview:
     def save_reals(self, path: Path) -> None:
         save_png(sheet(self.reals.unflatten(0, (ROWS, -1))), path, self.scale)
 
-    def save_fakes(self, path: Path, generator: torch.nn.Module) -> None:
+    def save_fakes(self, path: Path, generator: torch.nn.Module) -> float:
+        """Draw them; how much they vary, relative to the reals."""
         fakes = sample_images(generator, self.z, self.condition)
         save_png(sheet(fakes.unflatten(0, (ROWS, COLUMNS)), self.explaining), path, self.scale)
+        return variety(fakes) / max(variety(self.reals), 1e-8)
+
+
+def variety(images: torch.Tensor) -> float:
+    """Standard deviation of a pixel over uint8 images [N, C, H, W], on average."""
+    return float(images.float().std(dim=0).mean())

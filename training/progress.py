@@ -12,7 +12,11 @@ import rich.console
 import rich.progress
 import torch
 
+from torch_utils import training_stats
+from torch_utils.distributed import rank
 from torch_utils.files import atomic_write, format_time
+from training.advice import Advice
+from training.image_source import shown
 
 
 class Progress:
@@ -23,10 +27,12 @@ class Progress:
         total_kimg: where the bar ends.
         cur_nimg: where the run stands: lines of `stats.jsonl` beyond it (written by a run killed before its next state)
             are dropped, so that none is there twice after a resume.
+
+    Of several processes only the first one speaks and writes.
     """
 
     def __init__(self, run: Path, total_kimg: float, cur_nimg: int) -> None:
-        self.run = run
+        self.run, self._silent = run, rank() > 0
         self._console = rich.console.Console(highlight=False, soft_wrap=True)
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.completed:.1f}/{task.total:g} kimg"),
@@ -36,11 +42,14 @@ class Progress:
             rich.progress.TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=self._silent or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("train", total=total_kimg, completed=cur_nimg / 1000)
-        _drop_later_lines(run / "stats.jsonl", cur_nimg)
+        if not self._silent:
+            _drop_later_lines(run / "stats.jsonl", cur_nimg)
         self._tensorboard: Any = None
+        self._bad_images: set[str] = set()
+        self._advice = Advice()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -55,15 +64,27 @@ class Progress:
 
     def say(self, line: str) -> None:
         """One line on the screen and in log.txt."""
+        if self._silent:
+            return
         self._console.print(line, markup=False)
         with (self.run / "log.txt").open("a", encoding="utf-8") as log:
             log.write(line + "\n")
 
+    def say_bad_images(self, names: list[str]) -> None:
+        """Name images that can't be read any more, each once, and count them in the statistics."""
+        training_stats.report("Data/bad_images", len(names))
+        for name in names:
+            if name not in self._bad_images:
+                self.say(f"{shown(name)} can't be read any more; another image stands in for it")
+        self._bad_images.update(names)
+
     def advance(self, cur_nimg: int) -> None:
         self._bar.update(self._task, completed=cur_nimg / 1000)
 
-    def record(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
-        """Append one line to `stats.jsonl`, and the means to TensorBoard when it is installed."""
+    def tick(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
+        """Say what a tick was like; a line of `stats.jsonl`, and the means to TensorBoard when it is installed."""
+        if self._silent:
+            return
         line = dict(stats) | {"timestamp": datetime.datetime.now(datetime.UTC).timestamp()}
         with (self.run / "stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -71,6 +92,8 @@ class Progress:
             self._tensorboard = _tensorboard_writer(self.run)
         for name, moments in stats.items():
             self._tensorboard.add_scalar(name, moments["mean"], global_step=cur_nimg // 1000)
+        for line in (tick_line(stats), *self._advice.lines(stats)):
+            self.say(line)
 
 
 class _NoWriter:

@@ -75,6 +75,11 @@ def snapshots_in(run: Path) -> list[Path]:
     return sorted(run.glob("network-snapshot-*.pt"))
 
 
+def snapshot_name(kimg: float) -> str:
+    """File name of the snapshot after so many thousand images."""
+    return f"network-snapshot-{int(kimg):06d}.pt"
+
+
 def write_options(run: Path, options: dict[str, Any]) -> None:
     with atomic_write(run / OPTIONS_FILE) as file:
         file.write((json.dumps(options, indent=2) + "\n").encode())

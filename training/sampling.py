@@ -55,3 +55,17 @@ def sample_images(
         )
         parts.append(to_uint8(images).cpu())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def render_styles(
+    generator: torch.nn.Module, ws: torch.Tensor, noise_mode: str = "const", batch: int = 1
+) -> torch.Tensor:
+    """uint8 [N, C, H, W] on the CPU of styles ws, float32 [N, num_ws, w_dim].
+
+    Whatever shows an image of a w goes through here, so that a w that was saved gives the same bytes again. The default
+    of one image at a time makes them independent of what else is rendered.
+    """
+    device = next(generator.parameters()).device
+    images = (generator.synthesis(some.to(device), noise_mode=noise_mode) for some in ws.split(batch))
+    return torch.cat([to_uint8(some).cpu() for some in images])

@@ -23,6 +23,8 @@ class Step:
     gen_cond: Condition  # for the fakes, N rows
     augment: Callable[[torch.Tensor], torch.Tensor]  # what the discriminator sees of an image, real or fake
     observe: Callable[[torch.Tensor], None] = nobody  # is told D(real) by the term that trains D on real images
+    cur_nimg: int = 0  # images seen before this step: for what changes in the course of a run
+    key: tuple[int, ...] = ()  # what the randomness of this round is a function of; (): torch's generator goes on
 
     @property
     def G(self) -> torch.nn.Module:

@@ -2,10 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from torch_utils.distributed import average, world_size
+from training.dataset import SampleSource
+from training.guard import Guard
+from training.mixed_precision import Precision
+from training.preview import Preview
+from training.randomness import seed_everything
 from training.step import Step, Term
 
 
@@ -19,6 +26,15 @@ class DataShape:
     h_dim: int
 
 
+class Sheets(Protocol):
+    """What a run draws for people."""
+
+    def save_reals(self, path: Path) -> None: ...
+    def save_fakes(self, path: Path, generator: torch.nn.Module) -> float | None:
+        """Returns how much fakes vary, relative to real images; None where that says nothing."""
+        ...
+
+
 class Stateful(Protocol):
     """Anything with a memory joins the training state under a name."""
 
@@ -28,10 +44,14 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """One row of the table: which network is trained, on which terms, and how often.
+    """One row of the table: which network is trained, on which terms, how often, and what follows.
 
     A lazily applied regulariser (StyleGAN2 section 3.1) has interval = gain = n; a network trained on every n-th step
     without compensation (n_critic) has interval = n and gain 1.
+
+    Args:
+        when: whether a step, counted from 0, runs the phase; None: every `interval`-th does.
+        after: is given the network that was trained, after the optimiser's step (weight clipping).
     """
 
     name: str
@@ -39,6 +59,12 @@ class Phase:
     terms: Sequence[Term]
     interval: int = 1
     gain: float = 1.0
+    when: Callable[[int], bool] | None = None
+    after: Callable[[torch.nn.Module], None] | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether step number `step` runs this phase."""
+        return step % self.interval == 0 if self.when is None else self.when(step)
 
 
 @dataclass
@@ -48,6 +74,9 @@ class System:
     Args:
         state: names whatever else has a memory (a running mean of path lengths).
         average_buffers: whether the average generator averages running statistics, too.
+        preview: makes the sheets of a run out of (source, z_dim).
+        frozen: network -> names of its parameters that are never trained.
+        lr_factor: (images seen) -> what every learning rate is multiplied with; None: nothing.
     """
 
     networks: dict[str, torch.nn.Module]
@@ -55,6 +84,11 @@ class System:
     optimizers: dict[str, torch.optim.Optimizer]
     state: dict[str, Stateful] = field(default_factory=dict)
     average_buffers: bool = False
+    preview: Callable[[SampleSource, int], Sheets] = Preview
+    frozen: dict[str, frozenset[str]] = field(default_factory=dict)
+    lr_factor: Callable[[int], float] | None = None
+    guard: Guard = field(default_factory=Guard)
+    precision: Precision = field(default_factory=Precision)
 
     def __post_init__(self) -> None:
         for phase in self.phases:
@@ -69,18 +103,48 @@ class System:
         """Everything of the system that a resumed run needs."""
         networks: dict[str, Stateful] = dict(self.networks)
         optimizers: dict[str, Stateful] = {f"{name}_optimizer": opt for name, opt in self.optimizers.items()}
-        return networks | optimizers | self.state
+        scale: dict[str, Stateful] = {} if self.precision.scale is None else {"loss_scale": self.precision.scale}
+        return networks | optimizers | self.state | scale
 
     def run(self, phase: Phase, rounds: Sequence[Step]) -> None:
-        """Accumulate the gradients of a phase over equal rounds, averaged, and take one optimiser step."""
+        """Accumulate the gradients of a phase over equal rounds, averaged over rounds and processes, and take one step.
+
+        A step whose gradients are not finite is counted by the guard and not taken.
+        """
         for name, network in self.networks.items():
             network.requires_grad_(name == phase.trains)
-        optimizer = self.optimizers[phase.trains]
+            for parameter in self.frozen.get(name, ()):
+                network.get_parameter(parameter).requires_grad_(False)
+        network, optimizer, scale = self.networks[phase.trains], self.optimizers[phase.trains], self.precision.scale
         optimizer.zero_grad(set_to_none=True)
         for step in rounds:
+            if step.key:
+                seed_everything(*step.key)
             for term in phase.terms:  # one backward per term: the graph of one term at a time is in memory
-                (term(step).mean() * (phase.gain / len(rounds))).backward()
-        optimizer.step()
+                with self.precision.autocast(step.real.device):
+                    value = term(step).float().mean() * (phase.gain / len(rounds))
+                (value if scale is None else value * scale.to(value.device).value).backward()
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        average(gradients)
+        if scale is not None and gradients:
+            torch._foreach_div_(gradients, scale.value)
+        if self.lr_factor is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.lr_factor(rounds[0].cur_nimg)
+        found = self.guard.step(phase.name, phase.trains, network, optimizer)
+        if scale is not None:
+            scale.update(found)
+        if phase.after is not None:
+            phase.after(network)
+
+    def merge_buffers(self) -> None:
+        """Average what networks follow as they run (mean styles, batch statistics) over all processes."""
+        buffers = [b for network in self.networks.values() for b in network.buffers() if b.is_floating_point()]
+        if world_size() > 1:
+            doubles = [buffer.double() for buffer in buffers]  # in which a constant stays what it is
+            average(doubles)
+            for buffer, mean in zip(buffers, doubles, strict=True):
+                buffer.copy_(mean)
 
 
 def lazy_adam(
@@ -92,7 +156,8 @@ def lazy_adam(
     steps does not change the training (StyleGAN2, arXiv 1912.04958, appendix B, "Lazy regularization").
     """
     c = 1.0 if reg_interval is None else reg_interval / (reg_interval + 1)
-    return torch.optim.Adam(network.parameters(), lr=lr * c, betas=(betas[0] ** c, betas[1] ** c), eps=eps)
+    corrected = (betas[0] ** c, betas[1] ** c)
+    return torch.optim.Adam(network.parameters(), lr=lr * c, betas=corrected, eps=eps, fused=True)
 
 
 Derived = Mapping[str, tuple[Any, str]]  # option -> (value, why)
@@ -108,6 +173,8 @@ class SystemKind:
         build: (options, networks) -> System.
         derive: (options, resolution, batch, batch_gpu) -> values for options left None.
         check: (options, resolution, batch_gpu); raises UserError for a combination that can't work.
+        autocasts: whether --precision=bf16 and fp16 mean autocast; else its options say what they mean.
+        conditions: options -> values of --cond that the networks have a use for; None: all.
     """
 
     options: type
@@ -115,3 +182,5 @@ class SystemKind:
     build: Callable[[Any, dict[str, torch.nn.Module]], System]
     derive: Callable[[Any, int, int, int], Derived]
     check: Callable[[Any, int, int], None]
+    autocasts: bool = True
+    conditions: Callable[[Any], Sequence[str]] | None = None

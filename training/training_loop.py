@@ -7,23 +7,26 @@ from typing import Any
 import torch
 
 from torch_utils import training_stats
+from torch_utils.distributed import highest
+from training.agreement import check_equal_weights
 from training.augment import Augmentation
-from training.checkpoint import Recipe, Snapshot, restore_state, save_snapshot, save_state
-from training.condition import Condition
+from training.checkpoint import Recipe, restore_state
 from training.config import LoopOptions
 from training.dataset import SampleSource
 from training.ema import Ema
-from training.loading import fake_draws, make_loader
-from training.preview import Preview
-from training.progress import Progress, memory_gb, tick_line
+from training.loading import make_loader
+from training.progress import Progress, memory_gb
 from training.randomness import seed_everything
+from training.rounds import Rounds
 from training.run_folder import write_options
 from training.sampling import from_uint8
-from training.step import Step
+from training.saving import Measure, Saver
 from training.stopping import StopRequest
 from training.system import System
 
 STATE_EVERY_SEC = 600.0  # between two snapshots a state is saved at the first tick after this: what a crash may cost
+LOOK_EVERY = 32  # steps between two looks at the guard's counters on a GPU, which wait for it
+REASONS = (None, "time limit", "SIGINT", "SIGTERM")  # to stop before the end; of several processes the last one wins
 
 
 def training_loop(
@@ -37,17 +40,19 @@ def training_loop(
     workers: int = 0,
     num_exemplars: int = 1000,
     resume_from: dict[str, Any] | None = None,  # what read_state gave
+    measure: Measure | None = None,  # takes the metrics of a snapshot
 ) -> str:
-    """Train until `loop.kimg`, a signal or the time limit.
+    """Train until `loop.kimg`, a signal, the time limit, or until metrics have not improved for `loop.patience`.
 
     Everything random in a step is a function of (seed, images seen), so a resumed run draws what the uninterrupted one
-    would have drawn.
+    would have drawn. Of several processes each does its share of every batch; they hold equal weights.
 
     Returns:
-        why it ended: 'done', 'time limit', 'SIGINT' or 'SIGTERM'.
+        why it ended: 'done', 'no improvement', 'time limit', 'SIGINT' or 'SIGTERM'.
 
     Raises:
-        UserError: a state that does not fit.
+        UserError: a state that does not fit, gradients or weights that are not finite.
+        Departed: another process has left.
         OSError: a disk that is full, a file that vanished. What was written before is whole.
     """
     # Give everything that has a memory a name.
@@ -55,7 +60,8 @@ def training_loop(
         network.to(device).train()
     ema = Ema(system.networks["G"], loop.ema_kimg, loop.ema_rampup or None, loop.ema_start, system.average_buffers)
     collector = training_stats.Collector()
-    members = system.stateful() | augment.to(device).stateful() | {"G_ema": ema, "stats": collector}
+    members = system.stateful() | augment.to(device).stateful() | source.stateful()
+    members |= {"G_ema": ema, "stats": collector}
 
     # Pick up where the last state left off.
     cur_nimg, num_steps, total_sec = 0, 0, 0.0
@@ -65,50 +71,49 @@ def training_loop(
 
     write_options(run, recipe.training_options)
 
-    loader = make_loader(source, loop.seed, cur_nimg, loop.batch, workers, pin_memory=device.type == "cuda")
+    rounds = Rounds(system, source, loop, augment, device)
+    on_gpu = device.type == "cuda"
+    loader = make_loader(source, loop.seed, cur_nimg, loop.batch, workers, pin_memory=on_gpu, rows=rounds.share.rows)
+    saver = Saver(run, recipe, system, ema, source, num_exemplars, loop, measure)
     tick_nimg = max(int(loop.tick * 1000), 1)
-    batch_gpu = loop.batch_gpu or loop.batch
-    preview = Preview(source, system.networks["G"].z_dim)
-    exemplars = None
     tick_start, tick_start_nimg = time.monotonic(), cur_nimg
     last_state = tick_start
 
     with Progress(run, loop.kimg, cur_nimg) as progress, StopRequest(loop.minutes) as stop:
         progress.say(f"{'Continuing at' if resume_from else 'Training from'} {cur_nimg / 1000:.1f} kimg in {run}")
         if resume_from is None:
-            preview.save_reals(run / "reals.png")
-            preview.save_fakes(run / "fakes000000.png", ema.average)
+            saver.first_sheets()
 
         end = None if cur_nimg < loop.kimg * 1000 else "done"
         while end is None:
             # Fetch real images.
+            source.refresh(num_steps, system.networks)
             seed_everything(loop.seed, cur_nimg)
             sample = next(loader)
             real = from_uint8(sample.image.to(device, non_blocking=True))
-            real_cond = Condition(sample.c, sample.h).to(device)
+            real_cond = source.condition(sample).to(device)
 
             # Run the phases that are due, in rounds of what fits the device.
             for number, phase in enumerate(system.phases):
-                if num_steps % phase.interval:
-                    continue
-                draws = fake_draws(len(source), loop.seed, number, cur_nimg, loop.batch)
-                gen_cond = source.conditions(draws).to(device)
-                z = torch.randn(loop.batch, system.networks["G"].z_dim, device=device)
-                parts = zip(*(rows.split(batch_gpu) for rows in (real, real_cond, z, gen_cond)), strict=True)
-                rounds = [Step(system.networks, *part, augment, augment.observe) for part in parts]
-                system.run(phase, rounds)
+                if phase.due(num_steps):
+                    system.run(phase, rounds.of(number, real, real_cond, cur_nimg))
 
             # Move the average generator, and the strength of the augmentation.
+            system.merge_buffers()
             augment.end_step(loop.batch)
             cur_nimg, num_steps = cur_nimg + loop.batch, num_steps + 1
             ema.update(system.networks["G"], cur_nimg, loop.batch)
             progress.advance(cur_nimg)
 
             # Decide whether this step ends a tick, or the run.
-            end = "done" if cur_nimg >= loop.kimg * 1000 else stop.reason
+            reason = REASONS[highest(REASONS.index(stop.reason))]
+            end = "done" if cur_nimg >= loop.kimg * 1000 else reason
             ticked = cur_nimg // tick_nimg > (cur_nimg - loop.batch) // tick_nimg
+            if ticked or not on_gpu or num_steps % LOOK_EVERY == 0:
+                system.guard.check(loop.max_bad_steps)
             if not ticked and end is None:
                 continue
+            check_equal_weights(system.networks)
             now = time.monotonic()
             tick_sec, total_sec = now - tick_start, total_sec + now - tick_start
 
@@ -117,28 +122,27 @@ def training_loop(
                 training_stats.report("Progress/tick", cur_nimg // tick_nimg)
                 training_stats.report("Progress/kimg", cur_nimg / 1000)
                 augment.report()
+                progress.say_bad_images(source.bad_images())
                 training_stats.report("Timing/sec_per_tick", tick_sec)
                 training_stats.report("Timing/sec_per_kimg", tick_sec / (cur_nimg - tick_start_nimg) * 1000)
                 training_stats.report("Timing/total_sec", total_sec)
                 training_stats.report("Resources/memory_gb", memory_gb(device))
-                stats = collector.collect()
-                progress.record(stats, cur_nimg)
-                progress.say(tick_line(stats))
+                collector.merge()
+                progress.tick(collector.collect(), cur_nimg)
 
             # Save: a sheet and a snapshot for people, a state for the next start.
-            kimg = f"{cur_nimg // 1000:06d}"
-            due = end is not None or cur_nimg // tick_nimg % loop.snap == 0
+            regular = ticked and cur_nimg // tick_nimg % loop.snap == 0
+            due = regular or end is not None
             if due:
-                if exemplars is None:
-                    exemplars = source.exemplars(num_exemplars)
-                networks = {name: network.state_dict() for name, network in system.networks.items()}
-                snapshot = Snapshot(recipe, networks | {"G_ema": ema.state_dict()}, exemplars, cur_nimg)
-                preview.save_fakes(run / f"fakes{kimg}.png", ema.average)
-                save_snapshot(run / f"network-snapshot-{kimg}.pt", snapshot)
-            if due or now - last_state > STATE_EVERY_SEC:
-                at = {"cur_nimg": cur_nimg, "num_steps": num_steps, "total_sec": total_sec}
-                save_state(run / f"training-state-{kimg}.pt", members, at)
+                saver.snapshot(cur_nimg, regular)
+            if highest(due or now - last_state > STATE_EVERY_SEC):
+                collector.merge()
+                augment.merge()
+                saver.state(members, {"cur_nimg": cur_nimg, "num_steps": num_steps, "total_sec": total_sec})
                 last_state = now
+            if due:
+                end = saver.measure(cur_nimg, progress) or end
+                saver.tidy()
             tick_start, tick_start_nimg = time.monotonic(), cur_nimg
 
         progress.say(f"Ended at {cur_nimg / 1000:.1f} of {loop.kimg:g} kimg ({end}); everything is saved in {run}")

@@ -20,7 +20,14 @@ class Clusters(NamedTuple):
     inertia: float  # mean squared distance of a point to its centre, before the last move
 
 
-def kmeans(read: Read, num: int, count: int, seed: int = 0, iterations: int = ITERATIONS) -> Clusters:
+def kmeans(
+    read: Read,
+    num: int,
+    count: int,
+    seed: int = 0,
+    iterations: int = ITERATIONS,
+    start: torch.Tensor | None = None,
+) -> Clusters:
     """Lloyd's k-means of `num` points; begun with points far from each other; a centre without points is moved.
 
     Memory is O(block + count), whatever the number of points. The same seed gives the same centres.
@@ -28,12 +35,13 @@ def kmeans(read: Read, num: int, count: int, seed: int = 0, iterations: int = IT
     Args:
         read: gives points by their ids 0 .. num - 1.
         count: centres, at most `num`.
+        start: float32 [count, d], centres to begin with instead.
 
     Source: Lloyd, Least squares quantization in PCM, IEEE Transactions on Information Theory, 1982.
     """
     if not 1 <= count <= num:
         raise ValueError(f"{count} centres of {num} points; expected 1 to {num}")
-    centres, inertia = first_centres(read, num, count, seed), 0.0
+    centres, inertia = first_centres(read, num, count, seed) if start is None else start, 0.0
     for _ in range(iterations):
         sums, sizes = torch.zeros_like(centres), torch.zeros(count, device=centres.device)
         far_distance, far_point = torch.empty(0, device=centres.device), centres[:0]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from torch_utils.ops.conv3x3_native import conv3x3, fits
 from torch_utils.ops.native import check_floating
 from torch_utils.ops.upfirdn2d import (
     downsample_padding,
@@ -98,10 +99,12 @@ def conv2d_resample(
         return functional.conv2d(upfirdn2d(x, f, 1, down, sides, flip_filter), w, groups=groups)
 
     # Filter at the full size, then convolve with a stride.
-    weight = w if flip_weight else w.flip(2, 3)  # in the order of a correlation
     if down > 1 and f is not None:
         x, sides = upfirdn2d(x, f, 1, 1, sides, flip_filter), (0, 0, 0, 0)
     x, common = pad_for_convolution(x, sides)
+    if down == 1 and groups == 1 and common == (1, 1) and fits(x, w):
+        return conv3x3(x, w, flip=not flip_weight)
+    weight = w if flip_weight else w.flip(2, 3)  # in the order of a correlation
     return functional.conv2d(x, weight, stride=down, padding=common, groups=groups)
 
 

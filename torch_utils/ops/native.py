@@ -16,6 +16,7 @@ _INT, _LONG, _REAL, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ct
 SIGNATURES = {
     "ops_bias_act_cpu": [*[_INT] * 4, *[_POINTER] * 6, *[_LONG] * 3, *[_REAL] * 3],
     "ops_upfirdn2d_cpu": [_INT, *[_POINTER] * 2, *[_LONG] * 2, *[_POINTER] * 4],
+    "ops_conv3x3_cpu": [*[_INT] * 2, *[_POINTER] * 3],
     "ops_bias_act_cuda": [*[_INT] * 4, *[_POINTER] * 6, *[_LONG] * 4, *[_REAL] * 3, _POINTER],
     "ops_upfirdn2d_cuda": [*[_INT] * 2, *[_POINTER] * 3, *[_LONG] * 2, _INT, _POINTER, _INT, _REAL, _POINTER],
     "ops_upfirdn2d_small_cuda": [_INT, *[_POINTER] * 3, _INT, *[_LONG] * 2, _INT, _POINTER, _INT, _REAL, _POINTER],

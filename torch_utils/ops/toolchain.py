@@ -18,8 +18,8 @@ import torch
 FOLDER = Path(__file__).resolve().parent
 HEADERS = ("activations.h", "cpu_math.h", "cuda_math.cuh")
 SOURCES = {
-    "cpu": ("bias_act.cpp", "upfirdn2d.cpp"),
-    "cuda": ("bias_act.cpp", "upfirdn2d.cpp", "bias_act.cu", "upfirdn2d.cu", "upfirdn2d_small.cu"),
+    "cpu": ("bias_act.cpp", "conv3x3.cpp", "upfirdn2d.cpp"),
+    "cuda": ("bias_act.cpp", "conv3x3.cpp", "upfirdn2d.cpp", "bias_act.cu", "upfirdn2d.cu", "upfirdn2d_small.cu"),
 }
 # Rounding is the default one and infinities and NaNs count, so much of -ffast-math is out of the question; errno and
 # floating-point traps are what else keeps the compiler from making vectors.

@@ -8,7 +8,7 @@ import torch
 
 from torch_utils import training_stats
 from torch_utils.command_line import UserError
-from training.augment.controller import AdaController, AllReduce
+from training.augment.controller import AdaController
 from training.augment.diffaugment import DiffAugment
 from training.augment.mirror import identity, random_mirror
 from training.augment.pipe import SPECS, AugmentPipe
@@ -25,9 +25,11 @@ class AugmentOptions:
         choices=("noaug", "ada", "fixed", "diffaug"),
     )
     augpipe: str = option("bgc", "Transformations of ada and fixed.", choices=tuple(SPECS))
-    target: float = option(0.6, "ada: mean sign of D(real) to aim at.", unit="X")
-    ada_kimg: float = option(500.0, "ada: thousands of images in which p can go from 0 to 1.", unit="KIMG")
-    p: float = option(0.0, "Probability of each transformation: of fixed, or at the start of ada.", unit="P")
+    target: float = option(0.6, "ada: mean sign of D(real) to aim at.", unit="X", low=-1, high=1)
+    ada_kimg: float = option(500.0, "ada: thousands of images in which p can go from 0 to 1.", unit="KIMG", above=0)
+    p: float = option(
+        0.0, "Probability of each transformation: of fixed, or at the start of ada.", unit="P", low=0, high=1
+    )
     diffaug: str = option("color,translation,cutout", "Policy of diffaug.", unit="NAMES")
 
 
@@ -69,10 +71,15 @@ class Augmentation:
         if self.controller is not None:
             self.controller.observe(logits)
 
-    def end_step(self, batch: int, all_reduce: AllReduce | None = None) -> None:
+    def end_step(self, batch: int) -> None:
         """Adapt; `batch` is the number of images of the step over all processes."""
         if self.controller is not None:
-            self.controller.step(batch, all_reduce)
+            self.controller.step(batch)
+
+    def merge(self) -> None:
+        """Move what all processes have observed to the first one, before its state is saved."""
+        if self.controller is not None:
+            self.controller.merge()
 
     def report(self) -> None:
         """Tell the statistics how strong the augmentation is, and what moves it."""
@@ -96,12 +103,6 @@ def check_augment(o: AugmentOptions, given: Callable[[str], bool]) -> None:
     Raises:
         UserError: one line that names the flags.
     """
-    if not 0 <= o.p <= 1:
-        raise UserError(f"--p={o.p}: expected a probability, 0 to 1")
-    if not -1 <= o.target <= 1:
-        raise UserError(f"--target={o.target}: expected a mean of signs, -1 to 1 (0.6 as a rule)")
-    if not 0 < o.ada_kimg < float("inf"):
-        raise UserError(f"--ada-kimg={o.ada_kimg}: expected a number above 0")
     if o.aug == "fixed" and o.p == 0:
         raise UserError("--aug=fixed --p=0.0 changes no image; give --p above 0, or use --aug=noaug")
     users = {"p": ("ada", "fixed"), "augpipe": ("ada", "fixed"), "target": ("ada",), "ada_kimg": ("ada",)}

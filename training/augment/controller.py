@@ -1,14 +1,12 @@
 """The adaptive part of ADA: augment as much as the discriminator overfits (arXiv 2006.06676, section 3.2)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torch_utils.distributed import rank, total
 from training.augment.pipe import AugmentPipe
-
-AllReduce = Callable[[Tensor], object]  # sums a tensor over all processes, in place
 
 
 class AdaController:
@@ -47,19 +45,17 @@ class AdaController:
         signs = logits.detach().float().sign().sum()
         self.totals = self.totals.to(signs.device) + torch.stack([signs, torch.full_like(signs, logits.numel())])
 
-    def step(self, batch: int, all_reduce: AllReduce | None = None) -> None:
-        """End a step; every `interval`-th moves p.
+    def step(self, batch: int) -> None:
+        """End a step; every `interval`-th moves p, in all processes alike, by what all of them observed.
 
         Args:
             batch: images the step was trained on, over all processes.
-            all_reduce: sums what was observed over all processes, so that all move p alike.
         """
         self.num_steps, self.num_images = self.num_steps + 1, self.num_images + batch
         if self.num_steps < self.interval:
             return
         self.totals = self.totals.to(self.pipe.p.device)
-        if all_reduce is not None:
-            all_reduce(self.totals)
+        total(self.totals)
         signs, count = self.totals.unbind()
         self.r_t = signs / count.clamp(min=1)
         if self.target is not None:
@@ -67,6 +63,12 @@ class AdaController:
             direction = torch.where(count > 0, (self.r_t - self.target).sign(), 0)
             self.pipe.p.copy_((self.pipe.p + direction * amount).clamp(0, 1))
         self.totals, self.num_steps, self.num_images = torch.zeros_like(self.totals), 0, 0
+
+    def merge(self) -> None:
+        """Move what all processes have observed to the first one, so that its state is that of all."""
+        total(self.totals)
+        if rank() > 0:
+            self.totals = torch.zeros_like(self.totals)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but p, which is in the state of the pipe."""
@@ -78,5 +80,6 @@ class AdaController:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.totals, self.r_t = state["totals"].clone(), state["r_t"].clone()
+        self.totals = state["totals"].clone() if rank() == 0 else torch.zeros_like(state["totals"])
+        self.r_t = state["r_t"].clone()
         self.num_steps, self.num_images = state["num_steps"], state["num_images"]

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from training.networks.attention import SelfAttention
 from training.networks.conditional_norm import BatchNorm, ConditionalBatchNorm
 from training.networks.inputs import NOISE_MODES, check_image, check_input
-from training.networks.residual import DBlock, DeepDBlock, DeepGBlock, GBlock, Norm
+from training.networks.residual import DBlock, DeepDBlock, DeepGBlock, GBlock, Norm, activate, set_slope
 from training.networks.spectral_norm import Embedding, SNConv2d, SNEmbedding, SNLinear, initialise, without_autocast
 
 
@@ -91,6 +90,7 @@ class Generator(torch.nn.Module):
         shared_dim_feat: int = 512,  # width of the embedding of the instance; with one, the class is `shared` anyway
         attention: Sequence[int] = (),  # resolutions with self-attention
         label_rows: int = 0,  # with c_dim 0: rows of the table of classes, as published; only the first is ever used
+        slope: float = 0.0,  # of LeakyReLUs; 0: ReLUs
         init: str = "ortho",  # see `initialise`
         bn_momentum: float = 0.1,  # share of the batch in the running statistics
         bn_eps: float = 1e-5,
@@ -138,10 +138,11 @@ class Generator(torch.nn.Module):
             self.blocks.append(torch.nn.ModuleList(blocks))
         self.output_layer = torch.nn.Sequential(
             BatchNorm(widths[-1], bn_momentum, bn_eps, bn_across),
-            torch.nn.ReLU(),
+            torch.nn.LeakyReLU(slope) if slope else torch.nn.ReLU(),
             SNConv2d(widths[-1], img_channels, kernel_size=3, eps=sn_eps),
         )
 
+        set_slope(self, slope)
         initialise(self, init)
         for module in self.modules():
             if isinstance(module, ConditionalBatchNorm) and not shared:
@@ -225,6 +226,7 @@ class Discriminator(torch.nn.Module):
         deep: bool = False,  # BigGAN-deep: two bottleneck blocks a stage
         attention: Sequence[int] = (),  # resolutions with self-attention
         label_rows: int = 0,  # with c_dim and h_dim 0: rows of the table of classes, as published; the first is used
+        slope: float = 0.0,  # of LeakyReLUs; 0: ReLUs
         init: str = "ortho",  # see `initialise`
         sn_eps: float = 1e-6,
     ) -> None:
@@ -258,6 +260,8 @@ class Discriminator(torch.nn.Module):
             self.embed = SNEmbedding(labels, share, eps=sn_eps)
         if h_dim > 0:
             self.linear_feat = SNLinear(h_dim, share, eps=sn_eps)
+        self.slope = slope
+        set_slope(self, slope)
         initialise(self, init)
 
     def features(self, img: Tensor) -> Tensor:
@@ -266,7 +270,7 @@ class Discriminator(torch.nn.Module):
         for blocks in self.blocks:
             for block in blocks:
                 x = block(x)  # [N, channels, R / 2, R / 2], the last ones of the same R
-        return F.relu(x).float().sum(dim=[2, 3])
+        return activate(x, self.slope).float().sum(dim=[2, 3])
 
     def forward(
         self, img: Tensor, c: Tensor | None = None, h: Tensor | None = None, *, force_fp32: bool = False
@@ -288,17 +292,20 @@ class Discriminator(torch.nn.Module):
         check_input("c", c, self.c_dim, len(img))
         check_input("h", h, self.h_dim, len(img))
         with without_autocast(img.device) if force_fp32 else nullcontext():
-            x = self.features(img.float())  # [N, channels]
-            parts = []
-            if self.embed is not None:
-                always = torch.eye(1, len(self.embed.weight), device=img.device).expand(len(img), -1)  # label 0
-                parts.append(self.embed(c.float() if self.c_dim > 0 else always))  # [N, channels, or half of them]
-            if self.linear_feat is not None:
-                parts.append(self.linear_feat(h.float()))  # [N, channels, or half of them]
-            logits = self.linear(x).float()
-            if parts:
-                logits = logits + (torch.cat(parts, dim=1).float() * x).sum(dim=1, keepdim=True)
-            return logits  # [N, 1]
+            return self.logits(self.features(img.float()), c, h)
+
+    def logits(self, x: Tensor, c: Tensor | None, h: Tensor | None) -> Tensor:
+        """What `forward` makes of the features of an image, [N, channels] -> float32 [N, 1]."""
+        parts = []
+        if self.embed is not None:
+            always = torch.eye(1, len(self.embed.weight), device=x.device).expand(len(x), -1)  # label 0
+            parts.append(self.embed(c.float() if self.c_dim > 0 else always))  # [N, channels, or half of them]
+        if self.linear_feat is not None:
+            parts.append(self.linear_feat(h.float()))  # [N, channels, or half of them]
+        logits: Tensor = self.linear(x).float()
+        if parts:
+            logits = logits + (torch.cat(parts, dim=1).float() * x).sum(dim=1, keepdim=True)
+        return logits
 
 
 def g_stage(in_channels: int, out_channels: int, norm: Norm, deep: bool, eps: float) -> list[torch.nn.Module]:

@@ -101,6 +101,20 @@ class ConditionalBatchNorm(Normaliser):
         return x * gain.to(x.dtype)[:, :, None, None] + bias.to(x.dtype)[:, :, None, None]
 
 
+@contextmanager
+def standing_still(*networks: torch.nn.Module) -> Iterator[None]:
+    """For passes that are repeated in training: batches are normalised as ever, no running statistics follow them."""
+    layers = [module for network in networks for module in network.modules() if isinstance(module, Normaliser)]
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+
 def has_batch_norm(network: torch.nn.Module) -> bool:
     """Whether `batch_norm_mode` makes a difference to the network."""
     return any(isinstance(module, Normaliser) for module in network.modules())
@@ -108,7 +122,7 @@ def has_batch_norm(network: torch.nn.Module) -> bool:
 
 @contextmanager
 def batch_norm_mode(
-    network: torch.nn.Module, mode: str, passes: Iterable[tuple[Tensor, Condition]] = ()
+    network: torch.nn.Module, mode: str, passes: Iterable[tuple[Tensor, Condition]] = (), **how: float | None
 ) -> Iterator[None]:
     """Choose, for the length of the block, by what a generator in eval mode normalises; afterwards it is as before.
 
@@ -118,6 +132,7 @@ def batch_norm_mode(
             its own; 'standing', the means over `passes`, which are run first; 'batch', of whatever is generated
             together, so that an image depends on its neighbours.
         passes: noise [N, z_dim] and condition of each forward pass, for 'standing' alone. BigGAN: 100.
+        how: truncation of these passes: statistics are of what will be generated.
 
     Raises:
         ValueError: another mode, a network in training mode, 'standing' without passes, or passes with another mode.
@@ -139,7 +154,7 @@ def batch_norm_mode(
             layer.passes = 0 if mode == "standing" else None
         with torch.no_grad():
             for z, condition in passes:
-                network(z, condition.c, condition.h)
+                network(z, condition.c, condition.h, **how)
         for layer in layers:
             layer.passes = None
         yield

@@ -53,7 +53,8 @@ class FullyConnectedLayer(torch.nn.Module):
             bias = bias * self.bias_gain
         if self.activation == "linear":
             return torch.nn.functional.linear(x, weight, bias)
-        return bias_act(x @ weight.t(), bias, act=self.activation)
+        y = x @ weight.t()
+        return bias_act(y, None if bias is None else bias.to(y.dtype), act=self.activation)  # autocast chooses y's
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activation={self.activation}"
@@ -179,6 +180,9 @@ def _modulated_weights(weight: Tensor, styles: Tensor, demodulation: Tensor | No
 def _modulated_conv2d_1x1(x: Tensor, weight: Tensor, styles: Tensor, demodulation: Tensor | None) -> Tensor:
     """A matrix product for every image: N copies of 1x1 weights are small, and x need not be scaled."""
     weights = _modulated_weights(weight, styles, demodulation)[:, :, :, 0, 0].to(x.dtype)  # [N, out, in]
+    if x.is_contiguous(memory_format=torch.channels_last):  # then its gradient is so, too
+        y = torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), weights.transpose(1, 2)).transpose(1, 2)  # [N, out, H * W]
+        return y.contiguous().unflatten(2, x.shape[2:])
     return torch.bmm(weights, x.flatten(2)).unflatten(2, x.shape[2:])  # [N, out, H, W]
 
 

@@ -20,7 +20,28 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2)
 
 
-class GBlock(torch.nn.Module):
+def activate(x: Tensor, slope: float) -> Tensor:
+    """ReLU, or LeakyReLU where there is a slope: the one that backward passes remember less for, if it will do."""
+    return F.leaky_relu(x, slope) if slope else F.relu(x)
+
+
+class Block(torch.nn.Module):
+    """What all blocks share: an activation function that `set_slope` can change."""
+
+    slope = 0.0
+
+    def act(self, x: Tensor) -> Tensor:
+        return activate(x, self.slope)
+
+
+def set_slope(network: torch.nn.Module, slope: float) -> None:
+    """Give all blocks of a network LeakyReLUs of this slope; 0: ReLUs, as they have from the start."""
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.slope = slope
+
+
+class GBlock(Block):
     """norm, ReLU, 3x3, norm, ReLU, 3x3; the skip is a 1x1 convolution (BigGAN, figure 15b)."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: Norm, up: bool, eps: float) -> None:
@@ -35,14 +56,14 @@ class GBlock(torch.nn.Module):
         self.bn2 = norm(out_channels)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = F.relu(self.bn1(x, y))  # [N, in_channels, R, R]
+        h = self.act(self.bn1(x, y))  # [N, in_channels, R, R]
         h = self.conv1(upsample(h) if self.up else h)  # [N, out_channels, 2 R, 2 R] from here on
-        h = self.conv2(F.relu(self.bn2(h, y)))
+        h = self.conv2(self.act(self.bn2(h, y)))
         skip = x if self.conv_sc is None else self.conv_sc(x)  # before the upsampling: same values, a quarter the work
         return h + (upsample(skip) if self.up else skip)
 
 
-class DeepGBlock(torch.nn.Module):
+class DeepGBlock(Block):
     """1x1 down to a quarter of the channels, two 3x3, 1x1 up; the skip drops channels (BigGAN, figure 16b)."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: Norm, up: bool, eps: float) -> None:
@@ -59,16 +80,16 @@ class DeepGBlock(torch.nn.Module):
         self.bn4 = norm(hidden)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = self.conv1(F.relu(self.bn1(x, y)))  # [N, hidden, R, R]
-        h = F.relu(self.bn2(h, y))
+        h = self.conv1(self.act(self.bn1(x, y)))  # [N, hidden, R, R]
+        h = self.act(self.bn2(h, y))
         h = self.conv2(upsample(h) if self.up else h)  # [N, hidden, 2 R, 2 R] from here on
-        h = self.conv3(F.relu(self.bn3(h, y)))
-        h = self.conv4(F.relu(self.bn4(h, y)))  # [N, out_channels, 2 R, 2 R]
+        h = self.conv3(self.act(self.bn3(h, y)))
+        h = self.conv4(self.act(self.bn4(h, y)))  # [N, out_channels, 2 R, 2 R]
         skip = x[:, : self.out_channels]
         return h + (upsample(skip) if self.up else skip)
 
 
-class DBlock(torch.nn.Module):
+class DBlock(Block):
     """ReLU, 3x3, ReLU, 3x3, average pool; the skip is a 1x1 convolution (BigGAN, figure 15c).
 
     The first block starts from the image, which no ReLU may cut.
@@ -84,15 +105,15 @@ class DBlock(torch.nn.Module):
             self.conv_sc = SNConv2d(in_channels, out_channels, kernel_size=1, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(x if self.first else F.relu(x))  # [N, out_channels, R, R]
-        h = self.conv2(F.relu(h))
+        h = self.conv1(x if self.first else self.act(x))  # [N, out_channels, R, R]
+        h = self.conv2(self.act(h))
         skip = x
         if self.down:
             h, skip = F.avg_pool2d(h, 2), F.avg_pool2d(skip, 2)  # a 1x1 convolution gives the same before and after
         return h + (skip if self.conv_sc is None else self.conv_sc(skip))  # [N, out_channels, R / 2, R / 2]
 
 
-class DeepDBlock(torch.nn.Module):
+class DeepDBlock(Block):
     """1x1 down, two 3x3, average pool, 1x1 up; the skip adds channels (BigGAN, figure 16c)."""
 
     def __init__(self, in_channels: int, out_channels: int, down: bool, eps: float) -> None:
@@ -110,9 +131,9 @@ class DeepDBlock(torch.nn.Module):
             self.conv_sc = SNConv2d(in_channels, out_channels - in_channels, kernel_size=1, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.relu(x))  # [N, hidden, R, R]
-        h = self.conv2(F.relu(h))
-        h = F.relu(self.conv3(F.relu(h)))
+        h = self.conv1(self.act(x))  # [N, hidden, R, R]
+        h = self.conv2(self.act(h))
+        h = self.act(self.conv3(self.act(h)))
         skip = x
         if self.down:
             h, skip = F.avg_pool2d(h, 2), F.avg_pool2d(skip, 2)  # [N, ..., R / 2, R / 2]

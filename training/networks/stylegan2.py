@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops.bias_act import activations, bias_act
 from torch_utils.ops.upfirdn2d import downsample2d, setup_filter, upsample2d
+from torch_utils.precision import conv_format
 from training.networks.inputs import NOISE_MODES, check_image, check_input
 from training.networks.layers import (
     Conv2dLayer,
@@ -169,7 +171,7 @@ class SynthesisLayer(torch.nn.Module):
             shape = [len(x), 1, self.resolution, self.resolution]
             noise = torch.randn(shape, device=x.device) * self.noise_strength
         elif self.use_noise and noise_mode == "const":
-            noise = (self.noise_const * self.noise_strength)[None, None]
+            noise = (self.noise_const * self.noise_strength).reshape(-1, 1, self.resolution, self.resolution)
 
         # Demodulation takes the scale of the weights out, so they need no 1 / sqrt(fan_in).
         x = modulated_conv2d(
@@ -216,14 +218,13 @@ class SynthesisBlock(torch.nn.Module):
         img_channels: int,
         is_last: bool,
         architecture: str,
-        use_fp16: bool,
         use_noise: bool,
         activation: str,
         resample_filter: Sequence[float],
         conv_clamp: float | None,
     ) -> None:
         super().__init__()
-        self.in_channels, self.architecture, self.use_fp16 = in_channels, architecture, use_fp16
+        self.in_channels, self.architecture = in_channels, architecture
         self.register_buffer("resample_filter", setup_filter(resample_filter))
         common = {
             "w_dim": w_dim,
@@ -255,21 +256,21 @@ class SynthesisBlock(torch.nn.Module):
         ws: Tensor,  # [N, num_conv (+ 1), w_dim], the last for the image
         noise_mode: str,
         fused_modconv: bool,
-        force_fp32: bool,
+        dtype: torch.dtype,  # of all but img
     ) -> tuple[Tensor, Tensor | None]:
-        dtype = compute_dtype(self.use_fp16, force_fp32, ws.device)
         w = iter(ws.unbind(dim=1))
         modes = {"noise_mode": noise_mode, "fused_modconv": fused_modconv}
+        x = self.const.expand(len(ws), -1, -1, -1) if x is None else x
+        x = x.to(dtype, memory_format=conv_format(x, dtype))
 
         if self.in_channels == 0:
-            x = self.const.to(dtype).expand(len(ws), -1, -1, -1)  # [N, out_channels, R, R]
-            x = self.conv1(x, next(w), **modes)
+            x = self.conv1(x, next(w), **modes)  # [N, out_channels, R, R]
         elif self.skip is not None:
-            y = self.skip(x.to(dtype), gain=math.sqrt(0.5))  # [N, out_channels, R, R]
-            x = self.conv0(x.to(dtype), next(w), **modes)  # [N, out_channels, R, R]
+            y = self.skip(x, gain=math.sqrt(0.5))  # [N, out_channels, R, R]
+            x = self.conv0(x, next(w), **modes)  # [N, out_channels, R, R]
             x = y + self.conv1(x, next(w), gain=math.sqrt(0.5), **modes)
         else:
-            x = self.conv0(x.to(dtype), next(w), **modes)  # [N, out_channels, R, R]
+            x = self.conv0(x, next(w), **modes)  # [N, out_channels, R, R]
             x = self.conv1(x, next(w), **modes)
 
         if img is not None:
@@ -290,19 +291,21 @@ class SynthesisNetwork(torch.nn.Module):
         img_channels: int,
         channel_base: int = 32768,  # channels times resolution, as far as channel_max allows
         channel_max: int = 512,
-        num_fp16_res: int = 0,  # highest resolutions that run in float16, on CUDA
+        num_fp16_res: int = 0,  # highest resolutions that run in low_dtype
         conv_clamp: float | None = None,  # bound of every convolution; 256 with float16, which overflows above 65504
         architecture: str = "skip",  # orig, skip or resnet
         use_noise: bool = True,
         resample_filter: Sequence[float] = (1, 3, 3, 1),
         activation: str = "lrelu",
         fused_modconv: bool | None = None,  # how to convolve unless forward is told; None: see forward
+        low_dtype: torch.dtype = torch.float16,  # or bfloat16; float16 counts on CUDA alone
     ) -> None:
         super().__init__()
         resolutions = block_resolutions(img_resolution)
         check_architecture(architecture)
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
         self.resolutions, self.fused_modconv = resolutions, fused_modconv
+        self.num_fp16_res, self.low_dtype = num_fp16_res, low_dtype
         self.num_ws = 0
         in_channels = 0
         for resolution in resolutions:
@@ -315,7 +318,6 @@ class SynthesisNetwork(torch.nn.Module):
                 img_channels,
                 is_last=resolution == img_resolution,
                 architecture=architecture,
-                use_fp16=resolution >= lowest_fp16_resolution(img_resolution, num_fp16_res),
                 use_noise=use_noise,
                 activation=activation,
                 resample_filter=resample_filter,
@@ -333,7 +335,7 @@ class SynthesisNetwork(torch.nn.Module):
         Args:
             ws: [N, num_ws, w_dim].
             noise_mode: 'random' draws noise, 'const' takes the stored one, 'none' adds none.
-            force_fp32: no float16.
+            force_fp32: no low precision.
             fused_modconv: spell out the modulated weights of every image. None: as constructed, else on CUDA when
                 not training.
 
@@ -358,7 +360,8 @@ class SynthesisNetwork(torch.nn.Module):
             block = getattr(self, f"b{resolution}")
             # A block's image shares its w with the next block's first layer.
             block_ws = ws[:, first : first + block.num_conv + 1]
-            x, img = block(x, img, block_ws, noise_mode, fused_modconv, force_fp32)
+            dtype = compute_dtype(self, resolution, ws.device, force_fp32)
+            x, img = block(x, img, block_ws, noise_mode, fused_modconv, dtype)
             first += block.num_conv
         return img
 
@@ -419,14 +422,13 @@ class DiscriminatorBlock(torch.nn.Module):
         img_channels: int,
         first_layer: int,  # layers between the image and this block
         architecture: str,
-        use_fp16: bool,
         conv_clamp: float | None,
         activation: str = "lrelu",
         resample_filter: Sequence[float] = (1, 3, 3, 1),
         freeze_layers: int = 0,  # layers from the image on that are not to be trained (Freeze-D, arXiv 2002.10964)
     ) -> None:
         super().__init__()
-        self.architecture, self.use_fp16 = architecture, use_fp16
+        self.architecture = architecture
         self.register_buffer("resample_filter", setup_filter(resample_filter))
         self.num_layers = 0
 
@@ -451,12 +453,11 @@ class DiscriminatorBlock(torch.nn.Module):
         self,
         x: Tensor | None,  # [N, in_channels, R, R]
         img: Tensor | None,  # [N, img_channels, R, R]
-        force_fp32: bool,
+        dtype: torch.dtype,  # of all but img
     ) -> tuple[Tensor, Tensor | None]:
-        dtype = compute_dtype(self.use_fp16, force_fp32, (img if x is None else x).device)
-        x = None if x is None else x.to(dtype)
+        x = None if x is None else x.to(dtype, memory_format=conv_format(x, dtype))
         if self.fromrgb is not None:
-            y = self.fromrgb(img.to(dtype))  # [N, tmp_channels, R, R]
+            y = self.fromrgb(img.to(dtype, memory_format=conv_format(img, dtype)))  # [N, tmp_channels, R, R]
             x = y if x is None else x + y
             img = downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
 
@@ -500,15 +501,20 @@ class DiscriminatorEpilogue(torch.nn.Module):
         self.fc = FullyConnectedLayer(in_channels * 4**2, in_channels, activation=activation)
         self.out = FullyConnectedLayer(in_channels, cmap_dim if cmap_dim > 0 else 1)
 
-    def forward(self, x: Tensor, img: Tensor | None, cmap: Tensor | None) -> Tensor:
+    def features(self, x: Tensor, img: Tensor | None, alone: bool = False) -> Tensor:
+        """What the logit is made of, [N, in_channels]; `alone`: without looking at the other images of the batch."""
         x = x.float()  # [N, in_channels, 4, 4]
         if self.fromrgb is not None:
             x = x + self.fromrgb(img)  # [N, in_channels, 4, 4]
-        if self.mbstd is not None:
+        if self.mbstd is not None and alone:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.mbstd.num_channels))  # one image deviates from itself by 0
+        elif self.mbstd is not None:
             x = self.mbstd(x)  # [N, in_channels + mbstd_num_channels, 4, 4]
         x = self.conv(x)  # [N, in_channels, 4, 4]
-        x = self.fc(x.flatten(1))  # [N, in_channels]
-        x = self.out(x)  # [N, cmap_dim or 1]
+        return self.fc(x.flatten(1))
+
+    def forward(self, x: Tensor, img: Tensor | None, cmap: Tensor | None) -> Tensor:
+        x = self.out(self.features(x, img))  # [N, cmap_dim or 1]
         if cmap is not None:
             # Projection discriminator (Miyato and Koyama, arXiv 1802.05637, section 3), its inner product alone; over
             # sqrt(width), so that the logit does not grow with the width.
@@ -527,15 +533,17 @@ class Discriminator(torch.nn.Module):
         architecture: str = "resnet",  # orig, skip or resnet
         channel_base: int = 32768,  # channels times resolution, as far as channel_max allows
         channel_max: int = 512,
-        num_fp16_res: int = 0,  # highest resolutions that run in float16, on CUDA
+        num_fp16_res: int = 0,  # highest resolutions that run in low_dtype
         conv_clamp: float | None = None,  # bound of every convolution; 256 with float16, which overflows above 65504
         cmap_dim: int | None = None,  # width of the mapped condition; None: the channels at 4x4
         mapping_kwargs: Kwargs | None = None,  # for the mapping network: num_layers, ...
         block_kwargs: Kwargs | None = None,  # for DiscriminatorBlock: activation, resample_filter, freeze_layers
         epilogue_kwargs: Kwargs | None = None,  # for DiscriminatorEpilogue: mbstd_group_size, ...
         mapping_network: Callable[..., MappingNetwork] | None = None,  # None: MappingNetwork where there are labels
+        low_dtype: torch.dtype = torch.float16,  # or bfloat16; float16 counts on CUDA alone
     ) -> None:
         super().__init__()
+        self.num_fp16_res, self.low_dtype = num_fp16_res, low_dtype
         self.resolutions = block_resolutions(img_resolution)[:0:-1]  # highest first, without 4
         check_architecture(architecture)
         if mapping_network is None and c_dim > 0:
@@ -554,8 +562,7 @@ class Discriminator(torch.nn.Module):
                 img_channels,
                 num_layers,
                 architecture,
-                use_fp16=resolution >= lowest_fp16_resolution(img_resolution, num_fp16_res),
-                conv_clamp=conv_clamp,
+                conv_clamp,
                 **(block_kwargs or {}),
             )
             setattr(self, f"b{resolution}", block)
@@ -585,7 +592,7 @@ class Discriminator(torch.nn.Module):
             img: [N, img_channels, img_resolution, img_resolution], floating point, about [-1, 1].
             c: labels [N, c_dim]; None or [N, 0] if c_dim is 0.
             h: instance features [N, h_dim]; None or [N, 0] if h_dim is 0.
-            force_fp32: no float16.
+            force_fp32: no low precision.
 
         Returns:
             logits, float32 [N, 1].
@@ -597,11 +604,21 @@ class Discriminator(torch.nn.Module):
         check_input("c", c, self.c_dim, len(img))
         check_input("h", h, self.h_dim, len(img))
 
-        x = None
-        for resolution in self.resolutions:
-            x, img = getattr(self, f"b{resolution}")(x, img, force_fp32)  # [N, channels, R / 2, R / 2]
+        x, img = self._trunk(img, force_fp32)
         cmap = None if self.mapping is None else self.mapping(None, c, h)  # [N, cmap_dim]
         return self.b4(x, img, cmap)
+
+    def features(self, img: Tensor) -> Tensor:
+        """What the logits of images are made of, each for itself: float32 [N, channels at 4x4]."""
+        return self.b4.features(*self._trunk(img, force_fp32=False), alone=True)
+
+    def _trunk(self, img: Tensor, force_fp32: bool) -> tuple[Tensor, Tensor | None]:
+        """Features [N, channels, 4, 4], and the image at 4x4 where the architecture is `skip`."""
+        x, device = None, img.device
+        for resolution in self.resolutions:
+            dtype = compute_dtype(self, resolution, device, force_fp32)
+            x, img = getattr(self, f"b{resolution}")(x, img, dtype)  # [N, channels, R / 2, R / 2]
+        return x, img
 
 
 def block_resolutions(img_resolution: int) -> list[int]:
@@ -622,14 +639,16 @@ def num_channels(resolution: int, channel_base: int, channel_max: int) -> int:
     return channels
 
 
-def lowest_fp16_resolution(img_resolution: int, num_fp16_res: int) -> int:
-    """The lowest of the num_fp16_res highest resolutions, which may run in float16; at least 8."""
-    return max(2 * img_resolution >> num_fp16_res, 8)
+def compute_dtype(
+    network: SynthesisNetwork | Discriminator, resolution: int, device: torch.device, force_fp32: bool
+) -> torch.dtype:
+    """The type that the block of a resolution computes in: low precision is for the highest ones, from 8 on.
 
-
-def compute_dtype(use_fp16: bool, force_fp32: bool, device: torch.device) -> torch.dtype:
-    """The type a block computes in: float16 is for CUDA only."""
-    return torch.float16 if use_fp16 and not force_fp32 and device.type == "cuda" else torch.float32
+    float16 is for CUDA only. Attributes of the network decide, so that they can be changed after it was made.
+    """
+    is_low = resolution >= max(2 * network.img_resolution >> network.num_fp16_res, 8)
+    is_there = network.low_dtype != torch.float16 or device.type == "cuda"
+    return network.low_dtype if is_low and is_there and not force_fp32 else torch.float32
 
 
 def check_architecture(architecture: str) -> None:

@@ -1,0 +1,52 @@
+"""Metrics of the snapshots of a run, taken while it trains."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from metrics.records import append_line
+from stylegan2_icgan.evaluation.options import Flags
+from stylegan2_icgan.evaluation.snapshots import SnapshotMetrics
+from stylegan2_icgan.options import TrainingOptions
+from torch_utils.command_line import UserError
+from torch_utils.distributed import rank
+from training.checkpoint import Recipe
+from training.dataset import ImageFolderDataset
+from training.system import System
+
+
+def make_measure(
+    options: TrainingOptions, recipe: Recipe, system: System, dataset: ImageFolderDataset, device: torch.device
+) -> Callable[[Path], Mapping[str, float]] | None:
+    """What measures a snapshot against the training data as calc_metrics.py would, and appends to `metric-*.jsonl`.
+
+    All processes call it. None where no metrics are wanted.
+
+    Raises:
+        UserError: a metric that these data, this model or this machine can't have; before anything is trained.
+    """
+    loop = options.loop
+    if loop.metrics is None:
+        return None
+    flags = Flags(
+        detector=loop.metrics_detector or Flags.detector,
+        detector_weights=Path(loop.metrics_weights) if loop.metrics_weights is not None else None,
+        instances="data" if options.wants_instances else None,
+        workers=0,
+    )
+    try:
+        metrics = SnapshotMetrics(loop.metrics, dataset, device, flags)
+        metrics.check(recipe, has_w=hasattr(system.networks["G"], "mapping"))
+    except UserError as error:
+        line = str(error).replace("--detector-weights", "--metrics-weights").replace("--detector", "--metrics-detector")
+        raise UserError(f"--metrics={loop.metrics}: {line.removeprefix(f'--metrics={loop.metrics}: ')}") from None
+
+    def measure(snapshot: Path) -> Mapping[str, float]:
+        lines = metrics(snapshot)
+        if rank() == 0:
+            for line in lines:
+                append_line(snapshot.parent / f"metric-{line['metric']}.jsonl", line)
+        return {name: value for line in lines for name, value in line["results"].items()}
+
+    return measure

@@ -1,0 +1,42 @@
+"""What the figures of a tick say about the health of a run, in words, each once in a while."""
+
+from collections.abc import Mapping
+
+Stats = Mapping[str, Mapping[str, float]]
+
+SURE, SATURATED, COLLAPSED = 0.98, 0.95, 0.25  # |sign of D|; p of the augmentation; variety of fakes over that of reals
+AGAIN_AFTER = 50  # ticks until the same is said again
+
+
+class Advice:
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, int] = {}
+        self._tick = 0
+
+    def lines(self, stats: Stats) -> list[str]:
+        """What to say of a tick; [] as a rule."""
+        self._tick += 1
+        found = dict(_findings(stats))
+        new = [name for name in found if self._tick - self._said.get(name, -AGAIN_AFTER) >= AGAIN_AFTER]
+        self._said |= dict.fromkeys(new, self._tick)
+        return [found[name] for name in new]
+
+
+def _findings(stats: Stats) -> list[tuple[str, str]]:
+    def mean(name: str) -> float:
+        return stats[name]["mean"] if name in stats else float("nan")
+
+    signs, share, bad = "Loss/signs/", mean("Progress/variety"), mean("Gradients/bad_steps")
+    table = {
+        "the discriminator tells real from fake without fail. Early in a run that passes; if not, raise --gamma, lower "
+        "--d-lr, or use --aug=ada": mean(f"{signs}real") > SURE and mean(f"{signs}fake") < -SURE,
+        "the augmentation is at its limit and the discriminator still overfits. More data, --mirror, a larger --gamma "
+        "or --init-from help; longer training does not": mean("Progress/augment") > SATURATED,
+        f"fakes vary {share:.0%} as much as real images: the generator has collapsed, or has not begun. If it lasts, "
+        "raise --gamma or lower the learning rates": share < COLLAPSED,
+        f"{bad:.1%} of the steps had gradients that are not finite and were not taken; --fp32 or smaller learning "
+        "rates help": bad > 0.01,
+    }
+    return [(str(number), f"advice: {text}") for number, (text, holds) in enumerate(table.items()) if holds]

@@ -1,0 +1,112 @@
+"""What a run leaves behind at a snapshot: a sheet, the snapshot, its measurements, and a state for the next start."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch_utils import training_stats
+from torch_utils.distributed import barrier, first, rank
+from training.checkpoint import Recipe, Snapshot, check_finite, save_snapshot, save_state
+from training.condition import Exemplars
+from training.config import LoopOptions
+from training.dataset import SampleSource
+from training.ema import Ema
+from training.keeping import Best, best_of, tidy
+from training.progress import Progress
+from training.run_folder import snapshot_name
+from training.system import Sheets, Stateful, System
+
+Measure = Callable[[Path], Mapping[str, float]]  # snapshot -> results; lines of metric-*.jsonl beside it
+
+
+class Saver:
+    """Writes, as the first of several processes; all of them call every method.
+
+    Args:
+        measure: takes the metrics of a snapshot, with all processes; None: none are wanted.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        system: System,
+        ema: Ema,
+        source: SampleSource,
+        num_exemplars: int,
+        loop: LoopOptions,
+        measure: Measure | None,
+    ) -> None:
+        self.run, self.recipe, self.system, self.ema, self.loop = run, recipe, system, ema, loop
+        self._source, self._num_exemplars, self._measure = source, num_exemplars, measure
+        self._exemplars: Exemplars | None = None
+        self._sheets: Sheets | None = None
+        self._snapshots = 0
+
+    def first_sheets(self) -> None:
+        """Real images, and what an untrained generator makes."""
+        if rank() == 0:
+            self._sheets = self.system.preview(self._source, self.system.networks["G"].z_dim)
+            self._sheets.save_reals(self.run / "reals.png")
+            self._sheets.save_fakes(self.run / "fakes000000.png", self.ema.average)
+        barrier()
+
+    def snapshot(self, cur_nimg: int, regular: bool) -> None:
+        """Write the sheet and the snapshot; `regular`: at a tick that has one, not because the run is interrupted."""
+        if rank() == 0:
+            self._write(self.run / snapshot_name(cur_nimg / 1000), cur_nimg, regular)
+        barrier()
+        self._snapshots += 1
+
+    def state(self, members: Mapping[str, Stateful], at: dict[str, Any]) -> None:
+        """Write a training state."""
+        if rank() == 0:
+            save_state(self.run / f"training-state-{at['cur_nimg'] // 1000:06d}.pt", members, at)
+        barrier()
+
+    def measure(self, cur_nimg: int, progress: Progress) -> str | None:
+        """Measure the newest snapshot when that is due, the first one never. A metric that fails ends nothing.
+
+        Returns:
+            'no improvement', when that is why the run should end.
+        """
+        number = self._snapshots - 1
+        if self._measure is None or number == 0 or number % self.loop.metrics_every:
+            return None
+        path = self.run / snapshot_name(cur_nimg / 1000)
+        try:
+            results = self._measure(path)
+        except Exception as error:  # whatever a metric does wrong, the training is worth more
+            progress.say(f"metrics of {path.name} failed ({type(error).__name__}: {error}); training goes on")
+            return None
+        return first(lambda: self._note(path, results, progress))
+
+    def tidy(self) -> None:
+        """Delete snapshots that need not stay."""
+        if rank() == 0:
+            tidy(self.run, self.loop.keep_last, self.loop.keep_every, self._best())
+
+    def _best(self) -> Best | None:
+        wanted = self.loop.keep_best or (self.loop.metrics or "").split(",")[0].strip()
+        return best_of(self.run, wanted) if wanted else None
+
+    def _note(self, path: Path, results: Mapping[str, float], progress: Progress) -> str | None:
+        progress.say(", ".join(f"{name} {value:.5g}" for name, value in results.items()) + f" ({path.name})")
+        best = self._best()
+        if best is None or best.since == 0:
+            return None
+        progress.say(f"best so far: {best.metric} {best.value:.5g} ({best.snapshot})")
+        return "no improvement" if self.loop.patience is not None and best.since >= self.loop.patience else None
+
+    def _write(self, path: Path, cur_nimg: int, regular: bool) -> None:
+        if self._exemplars is None:
+            self._exemplars = self._source.exemplars(self._num_exemplars)
+        if self._sheets is None:
+            self._sheets = self.system.preview(self._source, self.system.networks["G"].z_dim)
+        networks = {name: network.state_dict() for name, network in self.system.networks.items()}
+        networks["G_ema"] = self.ema.state_dict()
+        check_finite(networks)
+        variety = self._sheets.save_fakes(self.run / f"fakes{cur_nimg // 1000:06d}.png", self.ema.average)
+        if regular and variety is not None:  # extra ones of interrupted runs would tell them from others
+            training_stats.report("Progress/variety", variety)
+        save_snapshot(path, Snapshot(self.recipe, networks, self._exemplars, cur_nimg))
