@@ -7,55 +7,68 @@
     python calc_metrics.py --plot=runs/00000-digits-instance-tiny-batch16
 """
 
-import dataclasses
 import json
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from metrics.metric_names import parse_metrics
+from metrics.metric_names import Metric, parse_metrics
 from metrics.plot import plot_curves
 from metrics.records import append_line
-from stylegan2_icgan.evaluation.images import FileImages
-from stylegan2_icgan.evaluation.job import Job, check_flags, open_side, trained_on
+from stylegan2_icgan.evaluation.images import DatasetImages, RealImages
+from stylegan2_icgan.evaluation.job import Job, check_flags, open_side, training_data
 from stylegan2_icgan.evaluation.options import Flags, Options
+from stylegan2_icgan.models import load_model
 from torch_utils.command_line import Command, Ranges, UserError, Words, dataclass_options
-from torch_utils.distributed import local_rank, rank, together, world_size
+from torch_utils.distributed import launched, own_device, rank, relaunch, together
 from torch_utils.misc import keep_large_buffers, pick_device
 from training.run_folder import snapshots_in
 
 
-def run(flags: Flags) -> None:
-    metrics = parse_metrics(flags.metrics)
-    check_flags(flags)
+def prepare(flags: Flags, metrics: Sequence[Metric], device: torch.device) -> tuple[Job, list[Path]]:
+    """What is to be done, and for which snapshots."""
     snapshots: list[Path] = []
+    real = training = there = None
+    wants_training = any("training" in metric.needs for metric in metrics)
     if flags.network is not None:
         snapshots = snapshots_in(flags.network) if flags.network.is_dir() else [flags.network]
         if not snapshots:
             raise UserError(
                 f"--network={flags.network} is a folder without snapshots; expected a file or the folder of a run"
             )
-        there = trained_on(snapshots[0])
+        trained_on = None
+        if flags.data is None or (wants_training and flags.train_data is None):
+            trained_on = training_data(load_model(snapshots[0], device).recipe)
+        there = None if trained_on is None else DatasetImages(trained_on, flags.workers)
         if flags.data is None and there is None and any("real" in metric.needs for metric in metrics):
             raise UserError(
                 f"--network={snapshots[0]}: its training data is not here; name a reference with --data=ZIP"
             )
-        flags = dataclasses.replace(flags, data=flags.data or there, train_data=flags.train_data or there)
-    device = pick_device(flags.device)
-    if device.type == "cuda":
-        if local_rank() >= torch.cuda.device_count():
-            raise UserError(f"--gpus={world_size()}: there are {torch.cuda.device_count()} GPUs here")
-        device = torch.device("cuda", local_rank())
-    real = open_side(flags.data, flags, "--data")
-    training = None
-    if any("training" in metric.needs for metric in metrics):
-        opened = real if flags.train_data == flags.data else open_side(flags.train_data, flags, "--train-data")
-        training = opened if isinstance(opened, FileImages) else None
-    job = Job(flags, real, training, device)
+    real = there if flags.data is None else open_side(flags.data, flags, "--data")
+    if wants_training:
+        opened = there if flags.train_data is None else open_side(flags.train_data, flags, "--train-data")
+        training = opened if isinstance(opened, RealImages) else None
+    return Job(flags, real, training, device), snapshots
+
+
+def check_before_launch(flags: Flags) -> None:
+    """Refuse in one process, and one line, what all of them would refuse."""
+    metrics = parse_metrics(flags.metrics)
+    job, snapshots = prepare(flags, metrics, torch.device("cpu"))
+    for snapshot in snapshots:
+        model = load_model(snapshot, job.device)
+        job.check(metrics, job.promise(model.recipe, bool(model.generator.w_dim)), network=True)
+    if not snapshots:
+        job.check(metrics, job.given(), network=False)
+
+
+def run(flags: Flags) -> None:
+    metrics = parse_metrics(flags.metrics)
+    job, snapshots = prepare(flags, metrics, own_device(pick_device(flags.device)))
     for snapshot in snapshots or [None]:
         records = job.measure(metrics, snapshot)
         if rank():
@@ -79,15 +92,6 @@ def table_rows(line: dict[str, Any], snapshot: Path | None) -> str:
     return "\n".join(rows + [f"  note: {note}" for note in line["notes"]])
 
 
-def spawn(gpus: int) -> int:
-    """The same command by one process for each GPU, under torchrun; its exit code."""
-    words = [word for word in sys.argv[1:] if not word.startswith("--gpus=")]
-    if "--gpus" in words:
-        del words[words.index("--gpus") : words.index("--gpus") + 2]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    return subprocess.run([*launcher, str(Path(__file__).resolve()), *words], check=False).returncode
-
-
 @click.command(cls=Command, help=__doc__)
 @click.option("--seeds", type=Ranges(), default="0", show_default=True, help="Repeats; several give an interval.")
 @click.option("--lpips-weights", cls=Words, type=Path, help="Local VGG16 and LPIPS heads.", metavar="FILE ...")
@@ -97,10 +101,11 @@ def main(**given: Any) -> int:
     if flags.plot is not None:
         click.echo(f"{plot_curves(flags.plot)} drawn")
         return 0
-    if flags.gpus > 1 and world_size() == 1:
-        parse_metrics(flags.metrics)
-        check_flags(flags)
-        return spawn(flags.gpus)
+    parse_metrics(flags.metrics)
+    check_flags(flags)
+    if flags.gpus > 1 and launched()[1] == 1:
+        check_before_launch(flags)
+        relaunch(Path(__file__), flags.gpus)
     keep_large_buffers()
     with together():
         run(flags)

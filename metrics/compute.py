@@ -1,6 +1,8 @@
 """One function a kind of metric: which images it takes, and what it makes of their features."""
 
 from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -9,8 +11,8 @@ from torch import Tensor
 
 from metrics import instance_metrics
 from metrics.evaluation import Evaluation, Outcome
-from metrics.feature_stats import FeatureStats
-from metrics.frechet import frechet_distance, rank_note
+from metrics.feature_stats import FeatureStats, GroupedStats
+from metrics.frechet import frechet_distance, frechet_error, rank_note
 from metrics.image_sets import ImageSet, extract, shared
 from metrics.inception_score import SPLITS, InceptionScore
 from metrics.kernel_distance import kernel_distance
@@ -35,13 +37,13 @@ def compute(evaluation: Evaluation, metric: Metric) -> Outcome:
 
 
 def _fid(e: Evaluation, m: Metric) -> Outcome:
-    real, fake = e.real_moments(None if m.full else m.num), e.fake_moments(m.num)
-    return _frechet(m.name, real, fake)
+    return _frechet(m.name, e.real_moments(None if m.full else m.num), e.fake_moments(m.num))
 
 
-def _frechet(name: str, real: FeatureStats, fake: FeatureStats) -> Outcome:
-    note = rank_note(real, fake)
-    return Outcome({name: frechet_distance(real, fake)}, {}, real.num, fake.num, [note] if note else [])
+def _frechet(name: str, real: FeatureStats, groups: list[FeatureStats]) -> Outcome:
+    fake = reduce(add, groups)
+    note, error = rank_note(real, fake), frechet_error(real, groups)
+    return Outcome({name: frechet_distance(real, fake)}, {name: error}, real.num, fake.num, [note] if note else [])
 
 
 def _fid_where(e: Evaluation, m: Metric, real: np.ndarray, fake: np.ndarray, which: str) -> Outcome:
@@ -51,8 +53,8 @@ def _fid_where(e: Evaluation, m: Metric, real: np.ndarray, fake: np.ndarray, whi
             f"--metrics={m.name}: {int(real.sum())} reference and {int(fake.sum())} generated images {which}; expected "
             "at least 2 of each"
         )
-    rows = e.real_rows(None)[torch.from_numpy(real)], e.fake_rows(m.num)[torch.from_numpy(fake)]
-    outcome = _frechet(m.name, *(FeatureStats().append(part) for part in rows))
+    reals, fakes = e.real_rows(None)[torch.from_numpy(real)], e.fake_rows(m.num)[torch.from_numpy(fake)]
+    outcome = _frechet(m.name, FeatureStats().append(reals), GroupedStats(len(fakes)).append(fakes).groups())
     outcome.notes.append(f"{which}: {int(fake.sum()):,} of {m.num:,} generated")
     return outcome
 

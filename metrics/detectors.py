@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.inception import Inception
-from metrics.resizing import FILTERS, resized, with_colour
-from metrics.weight_files import VGG16, obtain, read_tensors
+from metrics.inception import FLAG, Inception
+from metrics.lpips import VGG16
+from metrics.resizing import FILTERS, resized, seen_at, with_colour
 from torch_utils.command_line import UserError, nearest
-from torch_utils.files import sha256
+from torch_utils.float32 import exact_float32
+from torch_utils.published import copy_of
 
 
 class Detector(Protocol):
@@ -53,11 +54,12 @@ class RandomProjection:
         draw = np.random.Generator(np.random.Philox(key=2021))
         matrix = draw.standard_normal((3 * self.SIDE**2, self.width)) / np.sqrt(3 * self.SIDE**2)
         self.matrix = torch.from_numpy(matrix).float().to(self.device)
-        self.description: dict[str, Any] = {"name": "random", "sha256": "", "filter": how, "side": self.SIDE}
+        self.description: dict[str, Any] = {"name": "random", "sha256": ""} | seen_at(self.SIDE, how)
 
     def features(self, images: Tensor) -> Tensor:
         pixels = resized(with_colour(images.to(self.device)), self.SIDE, self.how) / 127.5 - 1
-        return pixels.flatten(1) @ self.matrix
+        with exact_float32():
+            return pixels.flatten(1) @ self.matrix
 
     def logits(self, images: Tensor) -> Tensor:
         return self.features(images)
@@ -100,7 +102,8 @@ class NetworkDetector:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        return self.network(self.preprocess(images)).float()
+        with exact_float32():
+            return self.network(self.preprocess(images)).float()
 
     def logits(self, images: Tensor) -> Tensor:
         raise UserError(f"--detector={self.description['name']} gives no class logits; use --detector=inception")
@@ -110,9 +113,9 @@ def _vgg16(weights: Path | None, how: str, device: torch.device) -> Detector:
     """The 4096 activations before the last layer of torchvision's VGG16."""
     import torchvision
 
-    path = obtain(VGG16, "--detector=vgg16", "--detector-weights", weights)
+    found = copy_of(VGG16, "--detector=vgg16", FLAG, weights)
     network = torchvision.models.vgg16(weights=None)
-    network.load_state_dict(read_tensors(path, "--detector-weights"))
+    network.load_state_dict(found.tensors())
     network.classifier[-1] = torch.nn.Identity()
     network = network.eval().requires_grad_(False).to(device)
     mean, std = (
@@ -122,7 +125,7 @@ def _vgg16(weights: Path | None, how: str, device: torch.device) -> Detector:
     def preprocess(images: Tensor) -> Tensor:
         return (resized(with_colour(images.to(device)), 224, how) / 255 - mean) / std
 
-    description = {"name": "vgg16", "sha256": sha256(path), "filter": how, "side": 224, "precision": "float32"}
+    description = {"name": "vgg16", "sha256": found.sha256} | seen_at(224, how)
     return NetworkDetector(network, preprocess, 4096, 32, description)
 
 
@@ -162,5 +165,5 @@ def make_detector(name: str, weights: Path | None, how: str, device: torch.devic
     if how not in FILTERS:
         raise UserError(f"--filter={how} is unknown; there are {', '.join(FILTERS)}.{nearest(how, FILTERS)}")
     if weights is not None and name == "random":
-        raise UserError(f"--detector-weights={weights}: --detector=random has no weights; leave it out")
+        raise UserError(f"{FLAG}={weights}: --detector=random has no weights; leave it out")
     return DETECTORS[name].make(weights, how, device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metrics.detectors import Detector
-from metrics.feature_stats import FeatureStats
+from metrics.feature_stats import FeatureStats, GroupedStats
 from metrics.image_sets import ImageSet, extract
 from metrics.inception_score import SPLITS
 from metrics.lpips import Lpips
@@ -72,17 +72,18 @@ def check(metric: Metric, sides: Sides) -> None:
     """
     zero = np.zeros(1, dtype=np.int64)
     real, fake = sides.real, sides.fake
-    there = {
-        "real": real is not None,
-        "rows": True,
-        "logits": sides.detector.description["name"] in ("inception", "random"),
-        "generator": fake.copies(2) is not None,
-        "classes": real is not None and real.classes(zero) is not None and fake.classes(zero) is not None,
-        "training": sides.training is not None,
-        "combinations": real is not None and real.seen(zero) is not None,
-        "instances": fake.instances(zero) is not None,
+    there: dict[str, Callable[[], bool]] = {
+        "real": lambda: real is not None,
+        "rows": lambda: True,
+        "logits": lambda: sides.detector.description["name"] in ("inception", "random"),
+        "generator": lambda: fake.copies(2) is not None,
+        "paths": lambda: fake.has_paths,
+        "classes": lambda: real is not None and real.classes(zero) is not None and fake.classes(zero) is not None,
+        "training": lambda: sides.training is not None,
+        "combinations": lambda: real is not None and real.seen(zero) is not None,
+        "instances": lambda: fake.instances(zero) is not None,
     }
-    missing = next((need for need in sorted(metric.needs) if not there[need]), None)
+    missing = next((need for need in sorted(metric.needs) if not there[need]()), None)
     if missing:
         raise UserError(f"--metrics={metric.name} needs {REMEDIES[missing]}")
     if metric.kind == "fid_strata" and sides.training is not None and sides.training.classes(zero) is None:
@@ -151,10 +152,11 @@ class Evaluation:
         if name not in self._memo:
 
             def make() -> dict[str, Tensor]:
+                stats = FeatureStats()
                 if self._keep_reals:
-                    stats = FeatureStats().append(self.real_rows(limit))
+                    stats.append(self.real_rows(limit))
                 else:
-                    stats = self._streamed("real features", self._real, ids)
+                    self._stream("real features", self._real, ids, stats)
                 mean, cov = stats.mean_and_cov()
                 return {"num": torch.tensor(stats.num), "mean": mean, "cov": cov}
 
@@ -168,13 +170,16 @@ class Evaluation:
             self._fake_rows = self._stack("generated", self.sides.fake, np.arange(max(num, self._keep_fakes)))
         return self._fake_rows[:num]
 
-    def fake_moments(self, num: int) -> FeatureStats:
+    def fake_moments(self, num: int) -> list[FeatureStats]:
+        """Of the first `num`, in groups."""
         name = f"fake moments {num}"
         if name not in self._memo:
+            stats = GroupedStats(num)
             if num <= self._keep_fakes:
-                self._memo[name] = FeatureStats().append(self.fake_rows(num))
+                stats.append(self.fake_rows(num))
             else:
-                self._memo[name] = self._streamed("generated", self.sides.fake, np.arange(num))
+                self._stream("generated", self.sides.fake, np.arange(num), stats)
+            self._memo[name] = stats.groups()
         return self._memo[name]  # type: ignore[no-any-return]
 
     def rows_of(self, what: str, images: ImageSet, num: int) -> Tensor:
@@ -208,8 +213,6 @@ class Evaluation:
             start += len(part)
         return rows
 
-    def _streamed(self, what: str, images: ImageSet, ids: np.ndarray) -> FeatureStats:
-        stats = FeatureStats()
+    def _stream(self, what: str, images: ImageSet, ids: np.ndarray, stats: FeatureStats | GroupedStats) -> None:
         for part in extract(images, self.sides.detector, ids, self.progress(what, len(ids))):
             stats.append(part)
-        return stats

@@ -5,6 +5,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+GROUPS = 10  # of a jackknife: as many matrices [D, D] are held
 BLOCK_ROWS = 2048  # rows folded in at once: one matrix product of this height, 32 MiB at 2048 features
 
 
@@ -86,6 +87,10 @@ class FeatureStats:
                 self._waiting = [rows[BLOCK_ROWS:].clone()]  # a view would keep the whole block alive
         return self
 
+    def settle(self) -> None:
+        """Fold in the rows that wait for a block to fill: there will be no more of them."""
+        self._folded, self._waiting = self._all_rows(at_least=0), []
+
     def __add__(self, other: "FeatureStats") -> "FeatureStats":
         """Statistics of the rows of both; neither changes."""
         total = FeatureStats()
@@ -99,12 +104,57 @@ class FeatureStats:
         if self.num < at_least:
             raise ValueError(f"expected at least {at_least} rows of features, got {self.num}")
         # The waiting rows go on waiting: to look at the statistics does not move the block boundaries.
+        if self._folded is not None and not self._waiting:
+            return self._folded
         none = torch.zeros(0, self.num_features or 0, dtype=torch.float64)
         return _merged(self._folded, _moments(torch.cat([none, *self._waiting])))
 
     def _check_width(self, width: int) -> None:
         if self.num_features not in (None, width):
             raise ValueError(f"got features {width} wide after features {self.num_features} wide; expected one width")
+
+
+class GroupedStats:
+    """Statistics of rows that arrive in pieces of any size, in consecutive groups of nearly equal size.
+
+    Args:
+        num: how many rows will come.
+        groups: at most; each gets two rows or more.
+    """
+
+    def __init__(self, num: int, groups: int = GROUPS) -> None:
+        count = max(1, min(groups, num // 2))
+        self._edges = [group * num // count for group in range(count + 1)]
+        self._stats = [FeatureStats() for _ in range(count)]
+        self._seen = 0
+
+    def append(self, features: Tensor) -> Self:
+        """Add rows [N, D].
+
+        Raises:
+            ValueError: more than were announced, or as `FeatureStats` does.
+        """
+        if self._seen + len(features) > self._edges[-1]:
+            raise ValueError(f"got more than the {self._edges[-1]} rows announced")
+        for number, (start, stop) in enumerate(zip(self._edges, self._edges[1:], strict=False)):
+            part = features[max(start - self._seen, 0) : max(stop - self._seen, 0)]
+            if not len(part):
+                continue
+            stats = self._stats[number].append(part)
+            if stats.num == stop - start:
+                stats.settle()
+        self._seen += len(features)
+        return self
+
+    def groups(self) -> list[FeatureStats]:
+        """Of every group.
+
+        Raises:
+            ValueError: fewer rows came than were announced.
+        """
+        if self._seen < self._edges[-1]:
+            raise ValueError(f"got {self._seen} of {self._edges[-1]} rows")
+        return list(self._stats)
 
 
 def finite_rows(features: Tensor) -> Tensor:

@@ -1,5 +1,10 @@
 """Frechet distance between two Gaussians fitted to features: FID when the features are Inception's."""
 
+import math
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
 import torch
 from torch import Tensor
 
@@ -28,14 +33,58 @@ def sqrt_trace(cov_a: Tensor, cov_b: Tensor) -> float:
     """Tr((C_a C_b)^(1/2)) of two covariances [D, D] float64.
 
     With any F such that C_a = F F^T, the product C_a C_b has the eigenvalues of the symmetric F^T C_b F, which are real
-    and not negative. F is the Cholesky factor where there is one (half the time at D = 2048), else, for a singular C_a,
-    F = U diag(w)^(1/2) of its eigendecomposition.
+    and not negative.
     """
-    factor, failed = torch.linalg.cholesky_ex(cov_a)
-    if failed:
-        values, vectors = torch.linalg.eigh(cov_a)
-        factor = vectors * values.clamp_min(0).sqrt()  # round-off makes zeros slightly negative
+    factor = _factor(cov_a)
     return float(torch.linalg.eigvalsh(factor.T @ cov_b @ factor).clamp_min(0).sqrt().sum())
+
+
+def _factor(cov: Tensor) -> Tensor:
+    """F with F F^T = cov: Cholesky's where there is one (half the time at D = 2048), else of its eigendecomposition."""
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(cov)
+    if failed:
+        values, vectors = torch.linalg.eigh(cov)
+        factor = vectors * values.clamp_min(0).sqrt()  # round-off makes zeros slightly negative
+    return factor
+
+
+def frechet_error(a: FeatureStats, groups: Sequence[FeatureStats]) -> float | None:
+    """Standard error of the distance from `a` to all groups together, by the jackknife that leaves out a group.
+
+    Efron and Stein, The jackknife estimate of variance, Annals of Statistics 9 (1981), of the distance's first-order
+    expansion in the moments of b: 2 (mu_b - mu_a) . dmu + Tr((I - T) dC), with T = F (F^T C_b F)^(-1/2) F^T the optimal
+    transport from b to a. So one eigendecomposition serves all groups. The reference is taken as it is.
+
+    Args:
+        a: the reference.
+        groups: of equal size, in which the images of b were drawn alike.
+
+    Returns:
+        None where there is no telling: one group, or a singular covariance, at which the distance has no derivative.
+    """
+    b = reduce(add, groups)
+    width = b.num_features or 0
+    if len(groups) < 2 or min(a.num, b.num * (len(groups) - 1) // len(groups)) <= width:
+        return None
+    (mean_a, cov_a), (mean_b, cov_b) = a.mean_and_cov(), b.mean_and_cov()
+    factor = _factor(cov_a)
+    values, vectors = torch.linalg.eigh(factor.T @ cov_b @ factor)
+    if values[0] <= values[-1] * width * torch.finfo(torch.float64).eps:
+        return None
+    root = factor @ (vectors * values.pow(-0.25))
+    slope = torch.eye(width, dtype=torch.float64) - root @ root.T
+    whole = float((slope * cov_b).sum()) * (b.num - 1)  # <I - T, scatter>, and so below
+    changes = []
+    for group in groups:
+        left, (mean, cov) = b.num - group.num, group.mean_and_cov()
+        mean_left = (b.num * mean_b - group.num * mean) / left
+        apart = mean_left - mean
+        scatter = whole - float((slope * cov).sum()) * (group.num - 1)
+        scatter -= left * group.num / b.num * float(apart @ slope @ apart)
+        changes.append(float(2 * (mean_b - mean_a) @ mean_left) + scatter / (left - 1))
+    spread = torch.tensor(changes, dtype=torch.float64)
+    return math.sqrt((len(groups) - 1) * float(spread.var(correction=0)))
 
 
 def rank_note(a: FeatureStats, b: FeatureStats) -> str:

@@ -1,7 +1,7 @@
 """What metrics ask of a set of images, generated or real; and their features, by one process or many."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from metrics.detectors import Detector
 from metrics.feature_stats import check_finite
 from torch_utils.command_line import UserError
-from torch_utils.distributed import rank, world_size
+from torch_utils.distributed import gather, rank, world_size
 
 
 class ImageSet:
@@ -42,6 +42,11 @@ class ImageSet:
     def instances(self, ids: np.ndarray) -> np.ndarray | None:
         """int64 [N], which reference image each is conditioned on; None where that isn't so."""
         return None
+
+    @property
+    def has_paths(self) -> bool:
+        """Whether `path_pairs` can be asked for."""
+        return False
 
     def copies(self, count: int) -> "ImageSet | None":
         """The set in which numbers `count * i` to `count * i + count - 1` share condition `i`; None: can't be made."""
@@ -119,19 +124,37 @@ def extract(
 def shared(count: int, make: Callable[[Sequence[int]], Iterator[Tensor]]) -> Iterator[Tensor]:
     """Results 0 to count - 1 in their order, on every process; result b is made by process b mod world_size.
 
+    An error in one process is an error in all: none is left waiting for the others.
+
     Args:
         make: the numbers of some results, ascending -> these results, on the CPU.
+
+    Raises:
+        UserError, RuntimeError: what a process has to say.
     """
+    if world_size() == 1:
+        yield from make(range(count))
+        return
     stream = make(range(rank(), count, world_size()))
     for start in range(0, count, world_size()):
-        own = next(stream) if start + rank() < count else None
-        yield from (rows for rows in _gathered(own) if rows is not None)
+        own: Tensor | _Failure | None = None
+        failed: Exception | None = None
+        if start + rank() < count:
+            try:
+                own = next(stream)
+            except Exception as error:  # whatever it is, the others can't go on either
+                own, failed = _Failure(str(error), isinstance(error, UserError)), error
+        for number, result in enumerate(gather(own)):
+            if isinstance(result, _Failure):
+                if failed is not None and number == rank():
+                    raise failed
+                raise UserError(result.message) if result.mistake else RuntimeError(f"rank {number}: {result.message}")
+            if result is not None:
+                yield result
 
 
-def _gathered(own: Tensor | None) -> list[Tensor | None]:
-    """What every process has, in their order."""
-    if world_size() == 1:
-        return [own]
-    everybody: list[Tensor | None] = [None] * world_size()
-    torch.distributed.all_gather_object(everybody, own)
-    return everybody
+class _Failure(NamedTuple):
+    """An error on its way to the other processes."""
+
+    message: str
+    mistake: bool  # of the user

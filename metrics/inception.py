@@ -6,11 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrics.resizing import resized, with_colour
-from metrics.weight_files import INCEPTION, obtain
+from metrics.resizing import resized, seen_at, with_colour
 from torch_utils.command_line import UserError
+from torch_utils.float32 import exact_float32
+from torch_utils.published import Download, copy_of
 
 FLAG = "--detector-weights"
+WEIGHTS = Download(  # licence: Apache-2.0
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+)
 SIDE = 299
 FIRST_LAYER = "Conv2d_1a_3x3"  # of torch-fidelity's module
 
@@ -29,11 +34,7 @@ class Inception:
         self.description: dict[str, Any] = {
             "name": "inception",
             "sha256": sha256,
-            "filter": how,
-            "side": SIDE,
-            "rounded_after_resize": False,
-            "precision": "float32",
-        }
+        } | seen_at(SIDE, how)
 
     @classmethod
     def load(cls, weights: Path | None, how: str, device: torch.device) -> "Inception":
@@ -48,11 +49,11 @@ class Inception:
                 "--detector=inception needs torch-fidelity: pip install torch-fidelity  (or another --detector, whose "
                 "numbers are not comparable with published FIDs)"
             ) from None
-        path = obtain(INCEPTION, "--detector=inception", FLAG, weights)  # its hash is checked before it is loaded
+        found = copy_of(WEIGHTS, "--detector=inception", FLAG, weights)  # its hash is checked before it is loaded
         network = FeatureExtractorInceptionV3(
-            "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+            "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(found.path)
         )
-        return cls(network, how, device, INCEPTION.sha256)
+        return cls(network, how, device, found.sha256)
 
     def features(self, images: Tensor) -> Tensor:
         """float32 [N, 2048] of uint8 [N, 1 or 3, H, W]."""
@@ -69,7 +70,8 @@ class Inception:
         layer = self.network.get_submodule(FIRST_LAYER)
         handle = layer.register_forward_pre_hook(lambda module, inputs: (seen,))
         try:
-            features, logits = self.network(blank)
+            with exact_float32():
+                features, logits = self.network(blank)
         finally:
             handle.remove()
         return features.float(), logits.float()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metrics.distances import Rows, distance_blocks, nearest_rows, ranges, squared_radii
+from metrics.distances import Rows, nearest, ranges, squared_radii
 
 QUERY_ROWS = 512
 
@@ -79,7 +79,7 @@ def neighbourhood_precision_recall(
         )
     precision, recall = [], []
     for some in ids.split(QUERY_ROWS):
-        near = _neighbours(reals, some, k)
+        _, near = nearest(Rows(reals.features[some], reals.centre), reals, k, own=some)
         for row, i in enumerate(some.tolist()):
             x = reals.block(torch.cat([some[row : row + 1], near[row]]))
             y = fakes.block((instance == i).nonzero()[:, 0])
@@ -92,8 +92,9 @@ def neighbourhood_precision_recall(
 def memorised(real: Tensor, fake: Tensor) -> Mean:
     """Share of samples closer to one training image than that image is to its own nearest other image.
 
-    Copies of training images give 1. Images drawn afresh from the data's own distribution give the probability that
-    nearest neighbours are mutual: 2/3 on a line, 0.62 in the plane, towards 1/2 in many dimensions.
+    Copies of training images count, also of one that is there twice, and give 1. Images drawn afresh from the data's
+    own distribution give the probability that nearest neighbours are mutual: 2/3 on a line, 0.62 in the plane, towards
+    1/2 in many dimensions.
 
     Args:
         real: [N, D] training images, N >= 2.
@@ -101,8 +102,8 @@ def memorised(real: Tensor, fake: Tensor) -> Mean:
     """
     reals = Rows(real)
     fakes = Rows(fake.to(reals.device), reals.centre)
-    squared, nearest = nearest_rows(fakes, reals)
-    return Mean.of((squared < squared_radii(reals, 1)[nearest]).double())
+    squared, which = nearest(fakes, reals, 1)
+    return Mean.of(((squared < squared_radii(reals, 1)[which]) | (squared == 0)).double())
 
 
 def _checked(real: Tensor, fake: Tensor, instance: Tensor, k: int) -> tuple[Rows, Rows, Tensor]:
@@ -119,20 +120,6 @@ def _checked(real: Tensor, fake: Tensor, instance: Tensor, k: int) -> tuple[Rows
 def _ratio(squared: Tensor, radius: Tensor) -> Tensor:
     """sqrt(a / b), with 0 / 0 = 0."""
     return torch.where(squared == 0, squared, squared / radius).sqrt()
-
-
-def _neighbours(reals: Rows, ids: Tensor, k: int) -> Tensor:
-    """int64 [Q, k], the nearest other rows of some rows."""
-    queries = Rows(reals.features[ids], reals.centre)
-    best = torch.full((len(ids), k), torch.inf, dtype=torch.float64, device=reals.device)
-    which = torch.zeros(len(ids), k, dtype=torch.int64, device=reals.device)
-    for a, b, squared, _ in distance_blocks(queries, reals):
-        own = (ids[a] >= b.start) & (ids[a] < b.stop)
-        squared[own, ids[a][own] - b.start] = torch.inf  # by place: a copy of the instance is a neighbour
-        numbers = torch.arange(b.start, b.stop, device=reals.device).expand_as(squared)
-        best[a], order = torch.cat([best[a], squared], dim=1).topk(k, largest=False)
-        which[a] = torch.cat([which[a], numbers], dim=1).gather(1, order)
-    return which
 
 
 def _radii(x: Tensor, k: int) -> Tensor:

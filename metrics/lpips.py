@@ -9,11 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metrics.resizing import with_colour
-from metrics.weight_files import LPIPS_HEADS, VGG16, check_given, obtain, read_tensors
 from torch_utils.command_line import UserError
-from torch_utils.files import sha256
+from torch_utils.float32 import exact_float32
+from torch_utils.published import Download, copy_of
+from torch_utils.weights import given_weights, one_line
 
 FLAG = "--lpips-weights"
+VGG16 = Download(  # torchvision's; licence: BSD-3-Clause
+    "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+)
+HEADS = Download(  # of the authors, v0.1; licence: BSD-2-Clause
+    "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth",
+    "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    "lpips-vgg-v0.1.pth",
+)
 # VGG16 by blocks: widths of the convolutions, 3x3 with ReLU; a 2x2 max pool stands between blocks. The output of each
 # block's last ReLU is compared (relu1_2, 2_2, 3_3, 4_3, 5_3).
 BLOCKS: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -58,23 +68,21 @@ class Lpips(torch.nn.Module):
         Raises:
             UserError: files that are missing, damaged, or not these weights.
         """
-        for path in given:
-            check_given(path, FLAG)
-        paths = list(given) or [obtain(file, "LPIPS", FLAG) for file in (VGG16, LPIPS_HEADS)]
+        found = [given_weights(path, FLAG) for path in given]
+        found = found or [copy_of(file, "LPIPS", FLAG, None) for file in (VGG16, HEADS)]
         tensors: dict[str, Tensor] = {}
-        for path in paths:
-            tensors |= read_tensors(path, FLAG)
-        files = [{"file": path.name, "sha256": sha256(path)} for path in paths]
-        known = [file["sha256"] for file in files] == [VGG16.sha256, LPIPS_HEADS.sha256]
+        for weights in found:
+            tensors |= weights.tensors()
+        files = [{"file": weights.path.name, "sha256": weights.sha256} for weights in found]
+        known = [weights.sha256 for weights in found] == [VGG16.sha256, HEADS.sha256]
         description = {"name": "lpips-vgg16-v0.1", "weights": files, "published": known, "precision": "float32"}
         try:
             return cls(tensors, description).to(device)
         except (KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:120]
-            names = " ".join(map(str, paths))
+            names = " ".join(str(weights.path) for weights in found)
             raise UserError(
-                f"{FLAG} {names}: not LPIPS's weights ({reason}); expected torchvision's VGG16 (features.0.weight) "
-                "and the heads (lin0.model.1.weight), in one file or two"
+                f"{FLAG} {names}: not LPIPS's weights ({one_line(error)}); expected torchvision's VGG16 "
+                "(features.0.weight) and the heads (lin0.model.1.weight), in one file or two"
             ) from None
 
     @torch.no_grad()
@@ -93,7 +101,8 @@ class Lpips(torch.nn.Module):
         x = (x / 127.5 - 1 - self.get_buffer("shift")) / self.get_buffer("scale")
         total = torch.zeros(len(a), device=x.device)
         for level, block in enumerate(self.blocks):
-            x = block(F.max_pool2d(x, 2) if level else x)
+            with exact_float32():
+                x = block(F.max_pool2d(x, 2) if level else x)
             unit_a, unit_b = (x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)).chunk(2)
             apart = (unit_a - unit_b).square() * self.get_buffer(f"head{level}")
             total += apart.sum(dim=1).mean(dim=(1, 2))

@@ -60,6 +60,7 @@ REMEDIES = {
     "rows": "all features in memory at once",
     "logits": "a detector that classifies: --detector=inception",
     "generator": "a generator: --network=FILE",
+    "paths": "a generator that maps z to w, which BigGAN's does not: --network=FILE of a StyleGAN2",
     "classes": "class labels of the reference and of what is generated: data with labels in dataset.json",
     "training": "the training data, to count images per class: --train-data=ZIP",
     "combinations": "to know which combinations of classes were trained on: attribute `combination` in dataset.json "
@@ -88,7 +89,7 @@ KINDS: dict[str, Kind] = {
     "is": _kind(rf"is{_NUM}", 50_000, "logits", "is50k", "Inception Score"),
     "pr": _kind(rf"pr{_NUM_K}(?P<full>_full)?", 50_000, "real rows", "pr50k3_full", "improved precision and recall"),
     "dc": _kind(rf"dc{_NUM_K}(?P<full>_full)?", 50_000, "real rows", "dc50k5_full", "density and coverage"),
-    "ppl": _kind(rf"ppl(?P<part>2?_[wz](?:full|end)){_NUM}", 50_000, "generator", "ppl2_wend",
+    "ppl": _kind(rf"ppl(?P<part>2?_[wz](?:full|end)){_NUM}", 50_000, "generator paths", "ppl2_wend",
                  "perceptual path length; ppl_* crops faces, ppl2_* does not"),
     "lpips_instance": _kind(rf"lpips_instance{_NUM}", 5_000, "generator", "lpips_instance5k",
                             "LPIPS between two samples of the same condition"),
@@ -132,6 +133,11 @@ def parse_metrics(names: str) -> list[Metric]:
     if not words:
         raise UserError(f"--metrics={names}: expected names separated by commas, for example fid50k_full,kid50k_full")
     return [parse_metric(word) for word in dict.fromkeys(words)]
+
+
+def higher_is_better(result: str) -> bool:
+    """Whether a larger value of a result (`pr50k3_full_recall`, `fid10k`) is the better one."""
+    return re.match(r"is\d*k?(_|$)|pr\d|dc\d|lpips|instance_pr", result) is not None
 
 
 def _count(text: str) -> int:

@@ -29,9 +29,9 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = CHUNK_
     real_radii, fake_radii = squared_radii(reals, k, chunk), squared_radii(fakes, k, chunk)
     precise = torch.zeros(len(fakes), dtype=torch.bool, device=fakes.device)
     recalled = torch.zeros(len(reals), dtype=torch.bool, device=reals.device)
-    for f, r, squared, rounding in distance_blocks(fakes, reals, chunk):
-        precise[f] |= (squared <= real_radii[r] + rounding).any(dim=1)
-        recalled[r] |= (squared <= fake_radii[f, None] + rounding).any(dim=0)
+    for block in distance_blocks(fakes, reals, chunk):
+        precise[block.a] |= block.within(real_radii[None, block.b]).any(dim=1)
+        recalled[block.b] |= block.within(fake_radii[block.a, None]).any(dim=0)
     return float(precise.double().mean()), float(recalled.double().mean())
 
 
@@ -55,10 +55,10 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = CHUNK_
     radii = squared_radii(reals, k, chunk)
     covered = torch.zeros(len(reals), dtype=torch.bool, device=reals.device)
     holding = 0
-    for _, r, squared, rounding in distance_blocks(fakes, reals, chunk):
-        inside = squared < radii[r] - rounding
+    for block in distance_blocks(fakes, reals, chunk):
+        inside = block.within(radii[None, block.b], closed=False)
         holding += int(inside.sum())
-        covered[r] |= inside.any(dim=0)
+        covered[block.b] |= inside.any(dim=0)
     return holding / (k * len(fakes)), float(covered.double().mean())
 
 

@@ -21,9 +21,9 @@ from torch_utils.command_line import UserError
 def versions() -> dict[str, str]:
     """Of Python and of the packages that make the numbers."""
     found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    fidelity = sys.modules.get("torch_fidelity")  # there if a detector needed it
-    if fidelity is not None:
-        found["torch-fidelity"] = str(getattr(fidelity, "__version__", "unknown"))
+    for name in ("torchvision", "torch_fidelity", "timm"):  # there if a detector needed it
+        if name in sys.modules:
+            found[name.replace("_", "-")] = str(getattr(sys.modules[name], "__version__", "unknown"))
     return found
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from torch_utils.distributed import rank, world_size
+from torch_utils.distributed import broadcast, rank
 from torch_utils.files import atomic_write
 
 FORMAT = 1
@@ -64,13 +63,11 @@ class ReferenceCache:
 
 def _of_first_process(path: Path) -> dict[str, Tensor] | None:
     """What the first process finds, on every process: else some would wait for the others to make what they have."""
-    found: list[dict[str, Tensor] | None] = [None]
+    found: dict[str, Tensor] | None = None
     if rank() == 0:
         with contextlib.suppress(OSError, SafetensorError):
-            found = [safetensors.torch.load_file(path)]
-    if world_size() > 1:
-        torch.distributed.broadcast_object_list(found)
-    return found[0]
+            found = safetensors.torch.load_file(path)
+    return broadcast(found)
 
 
 def default_cache_folder() -> Path:

@@ -1,5 +1,7 @@
 """Bringing images to the size a detector sees: the step in which published FIDs differ most. arXiv:2104.11222."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +31,11 @@ def _lerp(x: Tensor, axis: int, side: int) -> Tensor:
     high = (low + 1).clamp_max(size - 1)
     weight = (place - low).view([-1 if a == axis else 1 for a in range(4)])
     return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), weight)
+
+
+def seen_at(side: int, how: str) -> dict[str, Any]:
+    """For records: what images went through before a network saw them."""
+    return {"filter": how, "side": side, "rounded_after_resize": False, "precision": "float32"}
 
 
 def with_colour(images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stylegan2_icgan.features import restore_extractor
-from stylegan2_icgan.systems import SYSTEMS
+from stylegan2_icgan.systems import PAIRED, SYSTEMS
 from torch_utils.command_line import UserError
 from torch_utils.images import BLACK, WHITE, load_image
 from training.checkpoint import Recipe, Snapshot, load_snapshot
@@ -73,9 +73,19 @@ class Model:
         """
         if not self.exemplars.extractor:
             raise UserError("--instance-images: this model is not conditioned on instances; leave it out")
+        stored = self.exemplars
+        extractor = restore_extractor(stored.extractor, stored.extractor_state, weights, self.device)
+        pixels = self.pixels(images, "--instance-images")
+        return extractor(pixels).cpu(), pixels
+
+    def pixels(self, images: Sequence[Path], flag: str) -> torch.Tensor:
+        """Images cropped and resized as the model's data set was; uint8 [N, C, R, R].
+
+        Raises:
+            UserError: a file that is no image; it and the flag are named.
+        """
         shape = self.recipe.shape
-        extractor = restore_extractor(self.exemplars.extractor, self.exemplars.extractor_state, weights, self.device)
-        how = self.exemplars.extractor["images"]  # as the data set was converted; its defaults where it does not say
+        how = self.exemplars.extractor.get("images", {})  # as the data set was converted; defaults where it isn't said
         transform = how.get("transform", "center-crop")
         try:
             loaded = [
@@ -91,19 +101,29 @@ class Model:
                 for path in images
             ]
         except UserError as error:
-            raise UserError(f"--instance-images: {error}; expected image files") from None
-        pixels = torch.from_numpy(np.stack(loaded))
-        return extractor(pixels).cpu(), pixels
+            raise UserError(f"{flag}: {error}; expected image files") from None
+        return torch.from_numpy(np.stack(loaded))
 
 
-def load_model(path: str | Path, device: torch.device) -> Model:
+def load_model(path: str | Path, device: torch.device, translator: bool = False) -> Model:
     """The model in a snapshot.
 
+    Args:
+        translator: whether one is wanted that translates images, and not one that makes them of noise.
+
     Raises:
-        UserError: missing, damaged or foreign file, or a system this version does not have.
+        UserError: missing, damaged or foreign file, a system this version does not have, or the other kind of model.
     """
     snapshot = load_snapshot(path)
     if snapshot.recipe.system not in SYSTEMS:
         there = ", ".join(SYSTEMS)
         raise UserError(f"--network={path} is of system {snapshot.recipe.system!r}; this version has {there}")
+    system = snapshot.recipe.system
+    if translator and system not in PAIRED:
+        raise UserError(
+            f"--network={path} is of system {system!r}, which makes images of noise; expected one of "
+            f"{', '.join(sorted(PAIRED))}, or generate.py"
+        )
+    if not translator and system in PAIRED:
+        raise UserError(f"--network={path} is of system {system!r}, which translates images; use translate.py")
     return Model(Path(path), snapshot, device)

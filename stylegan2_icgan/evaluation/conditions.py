@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan2_icgan.evaluation.images import FileImages
+from stylegan2_icgan.evaluation.images import RealImages
 from stylegan2_icgan.evaluation.options import Flags, Say
 from stylegan2_icgan.features import restore_extractor
 from stylegan2_icgan.instances import InstanceDataset
@@ -13,6 +13,7 @@ from stylegan2_icgan.models import Model
 from stylegan2_icgan.store import default_folder, open_store
 from torch_utils.command_line import UserError
 from torch_utils.files import Countdown
+from training.checkpoint import Recipe
 from training.condition import Condition, Exemplars
 from training.dataset import Draws, ImageFolderDataset, LabelledSource
 
@@ -83,39 +84,48 @@ class DataConditions(Conditions):
         return draws.index if self.tells_instance else None
 
 
-def make_conditions(model: Model, flags: Flags, reference: FileImages | None, say: Say) -> Conditions:
+def drawn_from_data(recipe: Recipe, flags: Flags, reference: RealImages | None) -> bool:
+    """Whether conditions come from the reference: where there are any, and it has them (it can't have clusters)."""
+    if not recipe.shape.c_dim and not recipe.shape.h_dim:
+        return False
+    if flags.instances is not None:
+        return flags.instances == "data"
+    return reference is not None and recipe.training_options.get("data", {}).get("cond") != "cluster"
+
+
+def make_conditions(model: Model, flags: Flags, reference: RealImages | None, say: Say) -> Conditions:
     """Where conditions come from: the reference data (the default where the model has conditions), or exemplars."""
-    shape = model.recipe.shape
-    conditional = bool(shape.c_dim or shape.h_dim)
-    where = flags.instances or ("data" if conditional and reference is not None else "exemplars")
-    if where == "exemplars" or not conditional:
+    shape, options = model.recipe.shape, model.recipe.training_options
+    if not drawn_from_data(model.recipe, flags, reference):
         if flags.sampling == "class":
             raise UserError(
                 "--sampling=class draws from data; the model has no conditions, or --instances=exemplars is given"
             )
         return Conditions(model.exemplars)
-    if flags.data is None or reference is None:
+    if reference is None:
         raise UserError("--instances=data draws conditions from the reference, which is missing: --data=ZIP")
-    dataset = ImageFolderDataset(flags.data, use_labels=shape.c_dim > 0)
+    dataset = reference.dataset(use_labels=shape.c_dim > 0)
     if dataset.c_dim != shape.c_dim:
         raise UserError(
-            f"--data={flags.data} has {dataset.c_dim} classes, the model {shape.c_dim}; use --instances=exemplars"
+            f"--data={reference.path} has {dataset.c_dim} classes, the model {shape.c_dim}; use --instances=exemplars"
         )
-    same = [file.name for file in reference.files] == dataset.names
+    same = list(reference.names) == dataset.names
     if not shape.h_dim:
         return DataConditions(dataset, LabelledSource(dataset, flags.sampling), None, flags.sampling, same)
-    folder = default_folder(dataset)
+    named = options.get("instances", {}).get("instances")  # of the training data alone
+    trained_on = options.get("dataset", {}).get("fingerprint")
+    folder = Path(named) if named and dataset.fingerprint() == trained_on else default_folder(dataset)
     if folder.is_dir():
         store = open_store(folder, dataset)
         state, expected = store.extractor_state, model.exemplars.extractor_state
         alike = set(state) == set(expected) and all(torch.equal(state[name], expected[name]) for name in expected)
         if store.manifest["extractor"] == model.exemplars.extractor and alike:
-            trained = model.recipe.training_options.get("instances", {}).get("k", store.k)
+            trained = options.get("instances", {}).get("k", store.k)
             source = InstanceDataset(dataset, store, min(int(trained), store.k), sampling=flags.sampling)
             return DataConditions(dataset, source, None, flags.sampling, same)
     if flags.sampling == "class":
         raise UserError(
-            f"--sampling=class needs the neighbours of {flags.data}; there are none made as the model's were"
+            f"--sampling=class needs the neighbours of {reference.path}; there are none made as the model's were"
         )
     features = instance_features(model, dataset, flags.extractor_weights, say)
     return DataConditions(dataset, None, features, flags.sampling, same)

@@ -1,6 +1,7 @@
 """Images of a model, generated as they are asked for."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -8,15 +9,50 @@ import torch
 
 from metrics.image_sets import ImageSet
 from metrics.path_length import slerp
-from stylegan2_icgan.evaluation.conditions import Conditions
-from stylegan2_icgan.evaluation.options import Flags
+from stylegan2_icgan.evaluation.conditions import Conditions, drawn_from_data
+from stylegan2_icgan.evaluation.images import RealImages
+from stylegan2_icgan.evaluation.options import STANDING_PASSES, Flags
 from stylegan2_icgan.models import Model
+from torch_utils.command_line import UserError
+from training.checkpoint import Recipe
+from training.condition import Condition
 from training.dataset import Draws
+from training.networks.conditional_norm import batch_norm_mode, has_batch_norm
 from training.randomness import hashed, integers, seed_everything
 from training.sampling import sample_images, z_from_seeds
 
-CONDITIONS, NOISE, NOISE_END, BETWEEN = 71, 72, 73, 74  # streams of randomness
-BATCH = 32  # images a call of the generator; detectors take multiples of it
+CONDITIONS, NOISE, NOISE_END, BETWEEN, STANDING = 71, 72, 73, 74, 75  # streams of randomness
+
+
+class Promised(ImageSet):
+    """Images that are still to come: answers what is known of them by the recipe alone.
+
+    Args:
+        reference: where conditions may come from.
+        has_w: whether the generator maps z to w.
+    """
+
+    def __init__(self, recipe: Recipe, flags: Flags, reference: RealImages | None, has_w: bool) -> None:
+        shape = recipe.shape
+        super().__init__({"resolution": [shape.img_resolution, shape.img_resolution]}, None)
+        self._from = reference if drawn_from_data(recipe, flags, reference) else None
+        self._of_classes, self._of_instances = shape.c_dim > 0, shape.h_dim > 0 and flags.sampling == "instance"
+        self._has_w = has_w
+
+    @property
+    def has_paths(self) -> bool:
+        return self._has_w
+
+    def classes(self, ids: np.ndarray) -> np.ndarray | None:
+        if self._of_classes:
+            return ids
+        return None if self._from is None else self._from.classes(ids)
+
+    def instances(self, ids: np.ndarray) -> np.ndarray | None:
+        return ids if self._of_instances and self._from is not None else None
+
+    def copies(self, count: int) -> "Promised":
+        return self
 
 
 class Generated(ImageSet):
@@ -25,14 +61,49 @@ class Generated(ImageSet):
     Args:
         model: the snapshot.
         conditions: draws conditions.
-        flags: truncation and noise.
+        flags: truncation, noise, batch normalisation, images a call.
         per_condition: how many images in a row share a condition.
     """
 
     def __init__(self, model: Model, conditions: "Conditions", seed: int, flags: Flags, per_condition: int = 1) -> None:
-        super().__init__({"path": str(model.path)}, None)
+        side = model.recipe.shape.img_resolution
+        super().__init__({"path": str(model.path), "resolution": [side, side]}, None)
         self.model, self.conditions, self.seed, self.flags = model, conditions, seed, flags
         self.per_condition = per_condition
+
+    @property
+    def has_paths(self) -> bool:
+        return bool(self.model.generator.w_dim)
+
+    @contextmanager
+    def normalised(self) -> Iterator[str | None]:
+        """For the length of the block, let batch normalisation do as the flags say, whatever is asked of the images.
+
+        Returns:
+            what it does; None where there is none.
+
+        Raises:
+            UserError: a choice where there is none.
+        """
+        generator, mode = self.model.generator, self.flags.bn_mode
+        if not has_batch_norm(generator):
+            if mode != "running":
+                raise UserError(f"--bn-mode={mode}: this generator has no batch normalisation; leave it out")
+            yield None
+            return
+        how = {"truncation_psi": self.flags.trunc, "truncation_cutoff": self.flags.trunc_cutoff}
+        passes = self._passes() if mode == "standing" else ()
+        with batch_norm_mode(generator, mode, passes, **how):
+            yield f"standing, {STANDING_PASSES} batches of {self.flags.batch}" if mode == "standing" else mode
+
+    def _passes(self) -> Iterator[tuple[torch.Tensor, Condition]]:
+        """Noise and conditions as images have them, but for no image."""
+        for start in range(0, STANDING_PASSES * self.flags.batch, self.flags.batch):
+            ids = np.arange(start, start + self.flags.batch)
+            draws = Draws(integers(len(self.conditions), STANDING, ids), hashed(STANDING, ids, 1))
+            seeds = (hashed(STANDING, ids, 2) >> np.uint64(32)).tolist()
+            z = z_from_seeds(seeds, self.model.generator.z_dim)
+            yield z.to(self.model.device), self.conditions(draws).to(self.model.device)
 
     def batches(self, ids: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
         return map(self._images, ids)
@@ -57,20 +128,26 @@ class Generated(ImageSet):
         return z_from_seeds(seeds, self.model.generator.z_dim)
 
     def _images(self, ids: np.ndarray) -> torch.Tensor:
-        parts = []
-        for some in np.split(ids, range(BATCH, len(ids), BATCH)):
-            seed_everything(self.seed, int(some[0]))  # for --noise-mode=random
-            images = sample_images(
-                self.model.generator,
-                self._noise(some, NOISE),
-                self.conditions(self._draws(some)),
-                truncation_psi=self.flags.trunc,
-                truncation_cutoff=self.flags.trunc_cutoff,
-                noise_mode=self.flags.noise_mode,
-                batch=BATCH,
-            )
-            parts.append(images)
-        return torch.cat(parts)
+        """uint8 [N, C, H, W]; made in the batches of all numbers, so that an image never depends on what is asked."""
+        size = self.flags.batch
+        if self.flags.bn_mode != "batch" and self.flags.noise_mode != "random":
+            return torch.cat([self._together(some) for some in np.split(ids, range(size, len(ids), size))])
+        batches, at = np.unique(ids // size, return_inverse=True)
+        whole = torch.stack([self._together(batch * size + np.arange(size)) for batch in batches])
+        return whole[torch.from_numpy(at), torch.from_numpy(ids % size)]
+
+    def _together(self, ids: np.ndarray) -> torch.Tensor:
+        """One call of the generator."""
+        seed_everything(self.seed, int(ids[0]))  # for --noise-mode=random
+        return sample_images(
+            self.model.generator,
+            self._noise(ids, NOISE),
+            self.conditions(self._draws(ids)),
+            truncation_psi=self.flags.trunc,
+            truncation_cutoff=self.flags.trunc_cutoff,
+            noise_mode=self.flags.noise_mode,
+            batch=len(ids),
+        )
 
     @torch.no_grad()
     def path_pairs(self, ids: np.ndarray, space: str, full: bool, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,10 +3,12 @@
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,7 +17,9 @@ import torch
 from metrics.image_sets import ImageSet
 from torch_utils.command_line import UserError
 from torch_utils.images import ImageRefused, decode_image, make_square
-from training.image_source import ImageFile, open_source, shown
+from training.dataset import ImageFolderDataset
+from training.decoding import Undecodable, decode
+from training.image_source import Attributes, ImageFile, open_source, shown
 from training.labelling import decide_labels
 from training.workers import in_order
 
@@ -27,16 +31,85 @@ def decoded(files: Sequence[ImageFile], resize: int | None, channels: int, where
     images = []
     for i in ids:
         try:
-            image = decode_image(files[int(i)].read())
-            image = make_square(image, resize) if resize else image
+            pixels = np.atleast_3d(_pixels(files[int(i)].read(), resize, channels))
         except ImageRefused as error:
             raise UserError(f"{where}: {shown(files[int(i)].name)}: {error}; remove or replace it") from None
-        pixels = np.atleast_3d(np.asarray(image.convert("L" if channels == 1 else "RGB")))
-        images.append(pixels.transpose(2, 0, 1))
+        images.append(np.broadcast_to(pixels, (*pixels.shape[:2], channels)).transpose(2, 0, 1))
     return torch.from_numpy(np.stack(images))
 
 
-class FileImages(ImageSet):
+def _pixels(data: bytes, resize: int | None, channels: int) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3]; as it is stored, by the fastest decoder, where that is opaque grey or RGB."""
+    if resize is None and b"tRNS" not in data:  # one colour of a PNG may be transparent
+        with suppress(Undecodable):
+            return decode(data)
+    image = decode_image(data)
+    image = make_square(image, resize) if resize else image
+    return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+
+
+class RealImages(ImageSet):
+    """Images that a model can be conditioned on, too.
+
+    Args:
+        path: folder or zip.
+        names: of all images, in order.
+    """
+
+    attributes: Mapping[str, Attributes]  # what is known of images beside their class, by name
+
+    def __init__(self, description: dict[str, Any], path: Path, names: Sequence[str]) -> None:
+        super().__init__(description, len(names))
+        self.path, self.names = path, names
+
+    def dataset(self, use_labels: bool) -> ImageFolderDataset:
+        """The same images, to draw conditions from.
+
+        Raises:
+            UserError: they are not as a model wants them, or have no labels.
+        """
+        raise NotImplementedError
+
+    def seen(self, ids: np.ndarray) -> np.ndarray | None:
+        words = [self.attributes.get(self.names[int(i)], {}).get("combination") for i in ids]
+        return None if None in words else np.array([word == "seen" for word in words])
+
+
+class DatasetImages(RealImages):
+    """The images that a model is, or was, trained on; from memory where the data set keeps them decoded."""
+
+    def __init__(self, dataset: ImageFolderDataset, workers: int) -> None:
+        description = {
+            "path": str(dataset.path),
+            "content": dataset.fingerprint(),
+            "resolution": [dataset.resolution, dataset.resolution],
+            "channels": dataset.num_channels,
+            "resize": None,
+        }
+        if dataset.is_subset:
+            description["subset_seed"] = dataset.subset_seed
+        super().__init__(description, dataset.path, dataset.names)
+        self._dataset, self.workers = dataset, workers
+
+    def dataset(self, use_labels: bool) -> ImageFolderDataset:
+        mine = self._dataset
+        if mine.use_labels == use_labels:
+            return mine
+        return ImageFolderDataset(mine.path, use_labels, len(mine) if mine.is_subset else None, mine.subset_seed)
+
+    def batches(self, ids: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+        return in_order(self._dataset.images, ids, 0 if self._dataset.in_memory else self.workers)
+
+    def classes(self, ids: np.ndarray) -> np.ndarray | None:
+        found = self._dataset.class_ids
+        return None if found is None else found[ids]
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Attributes]:
+        return open_source(self.path).attributes
+
+
+class FileImages(RealImages):
     """The images of a folder or zip, of any kind and any one size.
 
     Args:
@@ -67,17 +140,16 @@ class FileImages(ImageSet):
         width, height = (resize, resize) if resize else sizes[0]
         description = {
             "path": str(path),
-            "content": hashlib.sha256("".join(lines).encode()).hexdigest(),
+            "content": hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest(),
             "resolution": [height, width],
             "channels": self.channels,
             "resize": f"center-crop, lanczos, {resize}" if resize else None,
         }
-        super().__init__(description, len(self.files))
-        self.resolution = height, width
+        super().__init__(description, path, [file.name for file in self.files])
         self._decode = partial(decoded, self.files, resize, self.channels, f"{flag}={path}")
         labels = decide_labels(source, "auto").by_name
         self._labels = None if labels is None else np.array([labels[file.name] for file in self.files])
-        self._attributes = source.attributes
+        self.attributes = source.attributes
 
     @staticmethod
     def _look(where: str, file: ImageFile) -> tuple[int, tuple[int, int], bool]:
@@ -95,6 +167,5 @@ class FileImages(ImageSet):
     def classes(self, ids: np.ndarray) -> np.ndarray | None:
         return None if self._labels is None else self._labels[ids]
 
-    def seen(self, ids: np.ndarray) -> np.ndarray | None:
-        words = [self._attributes.get(self.files[int(i)].name, {}).get("combination") for i in ids]
-        return None if None in words else np.array([word == "seen" for word in words])
+    def dataset(self, use_labels: bool) -> ImageFolderDataset:
+        return ImageFolderDataset(self.path, use_labels)

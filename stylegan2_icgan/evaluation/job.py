@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +20,23 @@ from metrics.lpips import Lpips
 from metrics.metric_names import Metric
 from metrics.records import record
 from metrics.reference_cache import ReferenceCache, default_cache_folder
+from metrics.resizing import seen_at
 from stylegan2_icgan.evaluation.conditions import make_conditions
-from stylegan2_icgan.evaluation.generated import Generated
-from stylegan2_icgan.evaluation.images import FileImages
+from stylegan2_icgan.evaluation.generated import Generated, Promised
+from stylegan2_icgan.evaluation.images import DatasetImages, FileImages, RealImages
 from stylegan2_icgan.evaluation.options import Flags
-from stylegan2_icgan.extractors.extractor import with_channels
+from stylegan2_icgan.extractors.extractor import PCA, with_channels
 from stylegan2_icgan.extractors.networks import NetworkExtractor
 from stylegan2_icgan.features import canonical_name
-from stylegan2_icgan.models import load_model
+from stylegan2_icgan.models import Model, load_model
 from torch_utils.command_line import UserError
 from torch_utils.distributed import rank, world_size
 from torch_utils.files import sha256
+from training.checkpoint import Recipe
+from training.config import check_bounds
+from training.dataset import ImageFolderDataset
+
+LPIPS_KINDS = ("ppl", "lpips_instance")
 
 
 def pick_detector(flags: Flags, device: torch.device, width: int | None) -> Detector:
@@ -45,13 +52,13 @@ def pick_detector(flags: Flags, device: torch.device, width: int | None) -> Dete
     try:
         network = NetworkExtractor.make(canonical_name(flags.detector), flags.detector_weights, device)
     except UserError as error:
-        raise UserError(str(error).replace("--extractor", "--detector")) from None
+        raise UserError(str(error).replace(f", {PCA}", "").replace("--extractor", "--detector")) from None
     preprocessing = network.preprocessing
 
     def preprocess(images: torch.Tensor) -> torch.Tensor:
         return preprocessing(with_channels(images.to(device), len(preprocessing.mean)))
 
-    description = dict(network.description) | {"filter": preprocessing.interpolation}
+    description = dict(network.description) | seen_at(preprocessing.size[0], preprocessing.interpolation)
     return NetworkDetector(network.network, preprocess, network.h_dim, network.batch, description)
 
 
@@ -89,10 +96,11 @@ def check_flags(flags: Flags) -> None:
         )
     if flags.fake is not None and (flags.instances or flags.sampling != "instance" or len(flags.seeds) > 1):
         raise UserError("--instances, --sampling and --seeds are for --network; --fake is a fixed set of images")
-    if not np.isfinite(flags.trunc) or flags.neighbours < 1 or flags.workers < 0 or flags.gpus < 1:
-        raise UserError("--trunc must be finite, --neighbours and --gpus at least 1, --workers at least 0")
-    if flags.resize is not None and (flags.resize < 8 or flags.network is not None):
-        raise UserError(f"--resize={flags.resize}: expected at least 8 pixels, and only with --fake")
+    if flags.fake is not None and flags.bn_mode != "running":
+        raise UserError(f"--bn-mode={flags.bn_mode} is for --network; --fake has no generator")
+    check_bounds(flags)
+    if flags.resize is not None and flags.network is not None:
+        raise UserError(f"--resize={flags.resize} is for --fake; images of --network have the size of its data")
 
 
 def check_sides(real: ImageSet | None, fake: ImageSet, network: bool) -> None:
@@ -113,12 +121,13 @@ class Job:
     """One thing to measure: a snapshot or a set of images."""
 
     flags: Flags
-    real: FileImages | FeatureRows | None
-    training: FileImages | None
+    real: RealImages | FeatureRows | None
+    training: RealImages | None
     device: torch.device
+    quiet: bool = False
 
     def say(self, line: str) -> None:
-        if rank() == 0:
+        if rank() == 0 and not self.quiet:
             click.echo(line, err=True)
 
     @cached_property
@@ -148,65 +157,116 @@ class Job:
             self.say,
         )
 
-    def measure(self, metrics: Sequence[Metric], snapshot: Path | None) -> list[dict[str, Any]]:
-        """A record for each metric."""
-        fakes, about = self._fakes(snapshot)
-        check_sides(self.real, fakes[0], snapshot is not None)
+    def check(self, metrics: Sequence[Metric], fake: ImageSet, network: bool) -> None:
+        """Refuse what can't be measured, before anything is extracted; detectors are made.
+
+        Args:
+            fake: what will be measured, or `Promised`.
+            network: whether a generator makes it.
+
+        Raises:
+            UserError: the first thing that is missing.
+        """
+        check_sides(self.real, fake, network)
         for metric in metrics:
-            check(metric, self.sides(fakes[0]))
-        if any(metric.kind in ("ppl", "lpips_instance") for metric in metrics):
+            check(metric, self.sides(fake))
+        if any(metric.kind in LPIPS_KINDS for metric in metrics):
+            _ = self.lpips
+
+    def promise(self, recipe: Recipe, has_w: bool) -> Promised:
+        """The images of snapshots with this recipe; `has_w`: whether the generator maps z to w."""
+        return Promised(recipe, self.flags, self.real if isinstance(self.real, RealImages) else None, has_w)
+
+    def measure(self, metrics: Sequence[Metric], snapshot: Path | Model | None) -> list[dict[str, Any]]:
+        """A record for each metric; None measures what --fake names.
+
+        Raises:
+            UserError: what can't be measured here, before anything is extracted.
+        """
+        fakes: list[ImageSet]
+        about: dict[str, Any]
+        if snapshot is None:
+            fakes = [self.given()]
+            about = {"fake": fakes[0].description, "num_gpus": world_size()}
+        else:
+            model = snapshot if isinstance(snapshot, Model) else load_model(snapshot, self.device)
+            self.check(metrics, self.promise(model.recipe, bool(model.generator.w_dim)), network=True)
+            fakes, about = self._generated(model)
+        self.check(metrics, fakes[0], network=snapshot is not None)
+        if any(metric.kind in LPIPS_KINDS for metric in metrics):
             about["lpips"] = self.lpips.description
-        reference = self._reference(about.pop("trained_on", None))
+        reference, notes = self._reference(about.pop("training_options", {}))
         about = {"reference": reference, "detector": self.detector.description} | about
         outcomes: list[list[Outcome]] = [[] for _ in metrics]
         seconds = [0.0] * len(metrics)
-        for fake in fakes:  # one after the other: features of one draw fill the memory at a time
-            evaluation = Evaluation(metrics, self.sides(fake))
-            for number, metric in enumerate(metrics):
-                start = time.monotonic()
-                outcomes[number].append(compute(evaluation, metric))
-                seconds[number] += time.monotonic() - start
+        with ExitStack() as stack:
+            if isinstance(fakes[0], Generated):
+                about["batch_norm"] = stack.enter_context(fakes[0].normalised())
+            for fake in fakes:  # one after the other: features of one draw fill the memory at a time
+                evaluation = Evaluation(metrics, self.sides(fake))
+                for number, metric in enumerate(metrics):
+                    start = time.monotonic()
+                    outcomes[number].append(compute(evaluation, metric))
+                    seconds[number] += time.monotonic() - start
+        for of_each in outcomes:
+            of_each[0].notes += notes
         return [
             record(metric, of_each, self.flags.seeds, about | {"seconds": round(spent, 3)})
             for metric, of_each, spent in zip(metrics, outcomes, seconds, strict=True)
         ]
 
-    def _fakes(self, snapshot: Path | None) -> tuple[list[ImageSet], dict[str, Any]]:
+    def given(self) -> ImageSet:
+        """What --fake names."""
+        fake = open_side(self.flags.fake, self.flags, "--fake")
+        assert fake is not None
+        return fake
+
+    def _generated(self, model: Model) -> tuple[list[ImageSet], dict[str, Any]]:
         """What is measured, once per seed, and what the record says of it."""
-        if snapshot is None:
-            fake = open_side(self.flags.fake, self.flags, "--fake")
-            assert fake is not None
-            return [fake], {"fake": fake.description, "num_gpus": world_size()}
-        model = load_model(snapshot, self.device)
-        reference = self.real if isinstance(self.real, FileImages) else None
+        reference = self.real if isinstance(self.real, RealImages) else None
         conditions = make_conditions(model, self.flags, reference, self.say)
         fakes = [Generated(model, conditions, seed, self.flags) for seed in self.flags.seeds]
-        shape = model.recipe.shape
-        for fake in fakes:
-            fake.description["resolution"] = [shape.img_resolution, shape.img_resolution]
         about = {
-            "snapshot_pkl": snapshot.name,
-            "snapshot_sha256": sha256(snapshot),
+            "snapshot_pkl": model.path.name,
+            "snapshot_sha256": sha256(model.path) if model.path.is_file() else None,
             "kimg": model.snapshot.cur_nimg / 1000,
             "truncation": {"psi": self.flags.trunc, "cutoff": self.flags.trunc_cutoff},
             "noise_mode": self.flags.noise_mode,
             "sampling": conditions.policy,
-            "fake": {"resolution": shape.img_resolution, "quantisation": "rounded to uint8"},
+            "fake": {
+                "resolution": model.recipe.shape.img_resolution,
+                "quantisation": "rounded to uint8",
+                "batch": self.flags.batch,
+            },
             "num_gpus": world_size(),
-            "trained_on": model.recipe.training_options.get("dataset", {}).get("fingerprint"),
+            "training_options": model.recipe.training_options,
         }
         return list(fakes), about
 
-    def _reference(self, trained_on: str | None) -> dict[str, Any] | None:
-        """What the record says of the reference; data equal to what the snapshot was trained on is the train split."""
+    def _reference(self, options: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+        """What the record says of the reference, and notes; data equal to what was trained on is the train split.
+
+        Args:
+            options: of the training; {} where there was none.
+        """
         if self.real is None:
-            return None
-        known = trained_on is not None and self.real.description["content"] == trained_on
+            return None, []
+        known = options.get("dataset", {}).get("fingerprint") == self.real.description["content"]
         split = self.flags.split or ("train" if known else None)
-        return self.real.description | {"num": self.real.num, "split": split, "mirrored": False}
+        notes, trained = [], options.get("data", {})
+        if isinstance(self.real, DatasetImages) and not known:
+            notes.append("the data has changed since the snapshot was trained on it")
+        elif not known and trained.get("subset") and trained.get("data") == self.real.description["path"]:
+            notes.append(f"trained on {trained['subset']} of these images; without --data these are the reference")
+        return self.real.description | {"num": self.real.num, "split": split, "mirrored": False}, notes
 
 
-def trained_on(snapshot: Path) -> Path | None:
-    """The data a snapshot was trained on, if it is where it was."""
-    data = load_model(snapshot, torch.device("cpu")).recipe.training_options.get("data", {}).get("data")
-    return Path(data) if data and Path(data).exists() else None
+def training_data(recipe: Recipe) -> ImageFolderDataset | None:
+    """What a snapshot was trained on, a subset where it was one, if it is where it was."""
+    options = recipe.training_options
+    data = options.get("data", {})
+    if not data.get("data") or not Path(data["data"]).exists():
+        return None
+    return ImageFolderDataset(
+        data["data"], max_images=data.get("subset"), subset_seed=options.get("loop", {}).get("seed", 0)
+    )

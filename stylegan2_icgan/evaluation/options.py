@@ -8,6 +8,9 @@ from pathlib import Path
 from metrics.detectors import DETECTORS
 from metrics.resizing import FILTERS
 from training.config import option
+from training.networks.conditional_norm import BATCH_NORM_MODES
+
+STANDING_PASSES = 100  # of standing statistics (BigGAN, arXiv 1809.11096, appendices)
 
 Say = Callable[[str], None]
 
@@ -24,7 +27,7 @@ class Options:
     fake: Path | None = option(None, "Measure these images or features; no network needed.", unit="ZIP")
     train_data: Path | None = option(None, "Training data, for fid_many, fid_medium, fid_few.", unit="ZIP")
     split: str | None = option(None, "What to call the reference in records: train, val, ...", unit="WORD")
-    resize: int | None = option(None, "Bring images of any sizes to squares of this side.", unit="PIXELS")
+    resize: int | None = option(None, "Bring images of any sizes to squares of this side.", unit="PIXELS", low=8)
     detector: str = option("inception", f"{', '.join(DETECTORS)}, dinov2 or timm:NAME.", unit="NAME")
     detector_weights: Path | None = option(None, "Local copy of the detector's weights.", unit="FILE")
     extractor_weights: Path | None = option(None, "Local weights of the model's extractor.", unit="FILE")
@@ -33,14 +36,21 @@ class Options:
         None, "Where conditions come from.  [default: data, if it is there]", choices=("data", "exemplars")
     )
     sampling: str = option("instance", "What is drawn equally often.", choices=("instance", "class"))
-    neighbours: int = option(50, "Neighbourhood of instance metrics.", unit="K")
+    neighbours: int = option(50, "Neighbourhood of instance metrics.", unit="K", low=1)
     trunc: float = option(1.0, "Truncation psi.", unit="PSI")
     trunc_cutoff: int | None = option(None, "Truncate only the first N styles.", unit="N")
     noise_mode: str = option("const", "Noise of the synthesis network.", choices=("const", "random", "none"))
+    bn_mode: str = option(
+        "running",
+        "By what a generator with batch norm normalises: statistics of training; standing ones, over "
+        f"{STANDING_PASSES} batches with the weights as they are; each batch by itself.",
+        choices=BATCH_NORM_MODES,
+    )
+    batch: int = option(32, "Images a call of the generator; changes last bits.", unit="N", low=1)
     cache: bool = option(True, "Keep what is known of references, by their content.")
     cache_dir: Path | None = option(None, "Where.  [default: in the user's cache folder]", unit="DIR")
-    workers: int = option(2, "Processes that decode images.", unit="N")
-    gpus: int = option(1, "Processes, by torchrun, one for each GPU.", unit="N")
+    workers: int = option(2, "Processes that decode images.", unit="N", low=0)
+    gpus: int = option(1, "Processes, by torchrun, one for each GPU.", unit="N", low=1)
     device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
     out: Path | None = option(
         None, "Folder for metric-*.jsonl.  [default: the snapshot's; none for --fake]", unit="DIR"

@@ -4,6 +4,10 @@ from typing import Any, Protocol
 
 import torch
 
+FLAG = "--extractor-weights"
+PCA = "or use --extractor=pca, which needs none"
+REMEDY = f"give a local file with {FLAG}=FILE, {PCA}"
+
 
 class Extractor(Protocol):
     """How an image becomes a feature. Calling it: uint8 [N, C, H, W] on any device -> float32 [N, h_dim], unit rows.

@@ -1,18 +1,17 @@
 """Pretrained networks as extractors: their pooled output, at unit length, is the instance feature."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
 from stylegan2_icgan.extractors import resnets, timm_networks
-from stylegan2_icgan.extractors.extractor import normalise, with_channels
+from stylegan2_icgan.extractors.extractor import FLAG, REMEDY, normalise, with_channels
 from stylegan2_icgan.extractors.preprocessing import Preprocessing
-from stylegan2_icgan.extractors.published import Download, HubFile, published_weights
-from stylegan2_icgan.extractors.weights import Weights, given_weights, one_line
 from torch_utils.command_line import UserError
+from torch_utils.float32 import exact_float32
+from torch_utils.published import Download, HubFile, published_weights
+from torch_utils.weights import Weights, given_weights, one_line
 
 BATCH_AT_224 = {"cpu": 64, "cuda": 256}  # images a call; fewer where they are larger
 
@@ -52,7 +51,7 @@ class NetworkExtractor:
         return normalise(self._pooled(x))
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
-        with _exact_float32(self.device):
+        with exact_float32():
             return self.network(x.contiguous(memory_format=torch.channels_last)).float()
 
     @classmethod
@@ -62,7 +61,7 @@ class NetworkExtractor:
         Raises:
             UserError: no such network, or weights that are missing, damaged, another network's or not numbers.
         """
-        found = given_weights(weights) if weights else published_weights(_published(name), name)
+        found = _weights(name, _published(name), REMEDY) if weights is None else given_weights(weights, FLAG)
         network, preprocessing, notes = _family(name).build(name, found)
         description = {
             "name": name,
@@ -88,15 +87,15 @@ class NetworkExtractor:
         recorded = description.get("sha256", "")
         expected = recorded or _published(name).hash_prefix  # the first stores had no hash of published weights
         if weights is not None:
-            found = given_weights(weights)
+            found = given_weights(weights, FLAG)
         elif description.get("origin", "file" if recorded else "published") == "file":
             raise UserError(
                 f"this model's instances were made with the weights file {description['weights']} (sha256 "
                 f"{expected[:12]}...); give it with --extractor-weights=FILE"
             )
         else:
-            copy = f"give a copy of {description['weights']} (sha256 {expected[:12]}...) with --extractor-weights=FILE"
-            found = published_weights(_published(name, description.get("origin", "")), name, copy)
+            copy = f"give a copy of {description['weights']} (sha256 {expected[:12]}...) with {FLAG}=FILE"
+            found = _weights(name, _published(name, description.get("origin", "")), copy)
         if not found.sha256.startswith(expected):
             raise UserError(
                 f"{found.label} is not the file the instances were made with: expected {description['weights']} "
@@ -121,6 +120,10 @@ def _published(name: str, origin: str = "") -> HubFile | Download:
     return resnets.published(name)
 
 
+def _weights(name: str, source: HubFile | Download, remedy: str) -> Weights:
+    return published_weights(source, f"--extractor={name}", FLAG, remedy)
+
+
 def _width(extractor: NetworkExtractor, weights: Weights) -> int:
     """h_dim, from one black image.
 
@@ -141,13 +144,3 @@ def _width(extractor: NetworkExtractor, weights: Weights) -> int:
     if not output.isfinite().all():
         raise UserError(f"{weights.label}: the network gives values that are not finite; get it again")
     return output.shape[1]
-
-
-@contextlib.contextmanager
-def _exact_float32(device: torch.device) -> Iterator[None]:
-    """No TF32 in convolutions on CUDA (cuDNN's default is to use it; matrix products are exact by default)."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from stylegan2_icgan.extractors.preprocessing import Preprocessing
-from stylegan2_icgan.extractors.published import Download
-from stylegan2_icgan.extractors.weights import Weights
 from torch_utils.command_line import UserError
+from torch_utils.published import Download
+from torch_utils.weights import Weights
 
 PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 ANCHOR = "layer1.0.conv1.weight"  # what stands before it is the prefix of all

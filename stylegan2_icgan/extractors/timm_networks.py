@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from stylegan2_icgan.extractors.extractor import PCA, REMEDY
 from stylegan2_icgan.extractors.preprocessing import Preprocessing
-from stylegan2_icgan.extractors.published import REMEDY, Download, HubFile
-from stylegan2_icgan.extractors.weights import Weights, one_line
 from torch_utils.command_line import UserError, nearest
+from torch_utils.published import Download, HubFile
+from torch_utils.weights import Weights, one_line
 
 PREFIX = "timm:"
 WRAPPED = ("module.", "_orig_mod.")  # by DistributedDataParallel and torch.compile
@@ -43,9 +44,7 @@ def import_timm(name: str) -> ModuleType:
         import timm
         import timm.data
     except ImportError:
-        raise UserError(
-            f"--extractor={name} needs timm: pip install timm  (or use --extractor=pca, which needs nothing)"
-        ) from None
+        raise UserError(f"--extractor={name} needs timm: pip install timm, {PCA}") from None
     module: ModuleType = timm
     return module
 

@@ -1,0 +1,1 @@
+"""The page of demo.py: what it answers, and how it looks."""

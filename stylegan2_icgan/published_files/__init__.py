@@ -1,0 +1,1 @@
+"""Reads what other code bases published: pickles, state dicts and arrays of objects, executing nothing of theirs."""

@@ -1,0 +1,1 @@
+"""What the scripts that use a trained model share: generate, style_mixing, interpolate, directions."""
