@@ -1,4 +1,4 @@
-"""What metrics cost: statistics, trace term, neighbours, memory.
+"""What metrics cost: statistics, trace term, neighbours, memory, decoding.
 
     python benchmarks/metrics.py --num=50000 --width=2048 --out=benchmarks/results/metrics.json
 
@@ -13,21 +13,26 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import PIL.Image
 import torch
 
 from metrics.detectors import RandomProjection
-from metrics.feature_stats import BLOCK_ROWS, FeatureStats
-from metrics.frechet import frechet_distance
+from metrics.feature_stats import BLOCK_ROWS, FeatureStats, GroupedStats
+from metrics.frechet import frechet_distance, frechet_error
 from metrics.image_sets import ImageSet, extract
 from metrics.kernel_distance import kernel_distance
 from metrics.precision_recall import precision_recall
+from stylegan2_icgan.evaluation.images import FileImages
 from torch_utils.command_line import Command
 from torch_utils.files import atomic_write
 from torch_utils.misc import keep_large_buffers
@@ -83,16 +88,22 @@ def statistics(num: int, width: int, repeats: int) -> dict[str, float]:
     """Mean and covariance of features that arrive 64 at a time, against the products alone."""
     x = features(num, width, 0)
 
-    def stream() -> FeatureStats:
-        stats = FeatureStats()
+    def stream(stats: FeatureStats | GroupedStats) -> None:
         for batch in x.split(64):
             stats.append(batch)
-        return stats
 
-    product, ours = cpu_sec(lambda: products(x), repeats), cpu_sec(stream, repeats)
-    a, b = stream(), FeatureStats().append(features(num, width, 1) * 1.1)
-    trace = cpu_sec(lambda: frechet_distance(a, b), repeats)
-    return {"product_sec": product, "statistics_sec": ours, "ratio": ours / product, "trace_sec": trace}
+    product, ours = cpu_sec(lambda: products(x), repeats), cpu_sec(lambda: stream(FeatureStats()), repeats)
+    grouped = cpu_sec(lambda: stream(GroupedStats(num)), repeats)
+    a, groups = FeatureStats().append(features(num, width, 1) * 1.1), GroupedStats(num).append(x).groups()
+    b = reduce(add, groups)
+    return {
+        "product_sec": product,
+        "statistics_sec": ours,
+        "ratio": ours / product,
+        "in_groups_ratio": grouped / product,
+        "trace_sec": cpu_sec(lambda: frechet_distance(a, b), repeats),
+        "error_sec": cpu_sec(lambda: frechet_error(a, groups), 1),
+    }
 
 
 def float32_products(num: int, width: int) -> dict[str, float]:
@@ -118,6 +129,20 @@ def neighbours(num: int, width: int) -> dict[str, float]:
     real, fake = features(num, width, 0), features(num, width, 1)
     seconds = cpu_sec(lambda: precision_recall(real, fake), 1)
     return {"num": num, "width": width, "sec": seconds, "memory_mib": peak_mib() - before}
+
+
+def decoding(side: int, num: int) -> dict[str, float]:
+    """Images a second of CPU that one process decodes, of files such as cameras leave: smooth, with some noise."""
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(num):
+            smooth = PIL.Image.fromarray(draw.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((side, side))
+            pixels = np.asarray(smooth) + draw.normal(0, 4, (side, side, 3))
+            PIL.Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(Path(folder) / f"{number}.png")
+        images = FileImages(Path(folder), None, 0, "--data")
+        seconds = cpu_sec(lambda: list(images.batches(np.split(np.arange(num), range(64, num, 64)))), 3)
+        mib = sum(file.stat().st_size for file in Path(folder).iterdir()) / 2**20
+    return {"side": side, "images": num, "kib_each": mib * 1024 / num, "images_per_cpu_sec": num / seconds}
 
 
 def memory(num: int) -> dict[str, float]:
@@ -172,6 +197,7 @@ def main(
         "kernel_distance_sec": cpu_sec(lambda: kernel_distance(x, y), 1),
         "precision_recall": alone("neighbours", rows, width),
         "stream": alone("memory", images),
+        "decoding": decoding(299, 128),
     }
     click.echo(json.dumps(results, indent=2))
     if out is not None:

@@ -79,3 +79,37 @@ def refused() -> Refused:
 # Networks of a few thousand parameters: a step takes milliseconds.
 TINY_MODEL = ["--z-dim=8", "--w-dim=8", "--map-layers=2", "--channel-base=64", "--channel-max=8"]
 TINY_RUN = [*TINY_MODEL, "--batch=8", "--tick=0.032", "--snap=1", "--device=cpu", "--cfg=tiny"]
+
+TINY_BIGGAN = ["--cfg=biggan-tiny", "--z-dim=8", "--ch=2", "--shared-dim=4", "--shared-dim-feat=4", "--attention=0"]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A snapshot of StyleGAN2 by each --cond, and `biggan` by instances, whose images differ; and their `data`.
+
+    After one step all images would be nearly alike, so the weights of the average generator are shaken.
+    """
+    import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    data = write_zip(folder / "patterns.zip", *pattern_images(40))
+    snapshots = {"data": data}
+    for name in ("none", "class", "instance", "instance+class", "biggan"):
+        model = [*TINY_RUN[len(TINY_MODEL) :], *TINY_BIGGAN] if name == "biggan" else TINY_RUN
+        flags = [*model, f"--cond={'instance' if name == 'biggan' else name}"]
+        flags += [f"--data={data}", "--k=4", f"--outdir={folder / name}", "--minutes=0.0001"]
+        assert invoke(train.main, *flags).exit_code == 0
+        (snapshots[name],) = folder.glob(f"{name}/*/network-snapshot-000000.pt")
+        shake(snapshots[name])
+    return snapshots
+
+
+def shake(snapshot: Path) -> None:
+    """Add noise to the weights of the generator that is used, the same every time; its images keep their range."""
+    content = torch.load(snapshot, weights_only=True)
+    random = torch.Generator().manual_seed(0)
+    for name, tensor in content["networks"]["G_ema"].items():
+        if name.endswith((".weight", ".noise_strength")):
+            tensor += 0.5 * torch.randn(tensor.shape, generator=random)
+            tensor *= 0.3 if "torgb.weight" in name else 1
+    torch.save(content, snapshot)

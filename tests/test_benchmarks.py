@@ -4,46 +4,61 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RUN, invoke
+from conftest import TINY_RUN, Refused, invoke
 
-from benchmarks import digits, instances, made_features
+import train
+from benchmarks import instances, made_features, quality
+from benchmarks.judges import train_classifier
+from metrics.feature_stats import FeatureStats
+from metrics.frechet import frechet_distance
+from stylegan2_icgan.options import resolve
+from training.config import LoopOptions, to_json
 from training.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).parents[1]
+LOOP = set(to_json(LoopOptions()))
 
 
 @pytest.mark.slow
-def test_digits_benchmark_fills_its_table_once(tmp_path: Path) -> None:
-    out = tmp_path / "digits.json"
-    flags = " ".join([*TINY_RUN, "--kimg=0.016"])
-    first = invoke(
-        digits.main, "--seeds=0", f"--out={out}", f"--flags={flags}", f"--data={ROOT / 'datasets/digits.zip'}"
-    )
+def test_quality_benchmark_fills_its_table_once(tmp_path: Path) -> None:
+    out = tmp_path / "quality.json"
+    flags = " ".join([*TINY_RUN[:-1], "--kimg=0.016"])
+    first = invoke(quality.main, "--seeds=0", f"--out={out}", f"--flags={flags}")
     assert first.exit_code == 0, first.output
     results = json.loads(out.read_text())
-    assert set(results["runs"]) == {f"{cond}/0" for cond in digits.CONDS}
+    assert set(results["runs"]) == {f"{row}/0" for row in quality.CONDITIONING}
     assert results["classifier_accuracy"] > 0.95
     for key, row in results["runs"].items():
         assert row["frechet"] > 100  # untrained
         assert 0 <= row["recall"] <= 1
         assert (row["agreement"] is None) == (key == "none/0")
     assert first.output.count("| instance |") == 1
-    again = invoke(digits.main, "--seeds=0", f"--out={out}", f"--flags={flags}")
+    again = invoke(quality.main, "--seeds=0", f"--out={out}", f"--flags={flags}")
     assert not [line for line in again.output.splitlines() if line.startswith("none/0")]
-    other = invoke(digits.main, "--seeds=0", f"--out={out}", "--flags=--kimg=1")
+    other = invoke(quality.main, "--seeds=0", f"--out={out}", "--flags=--kimg=1")
     assert other.exit_code == 2
     assert "name another file" in other.stderr
 
 
-def test_digits_classifier_tells_real_digits_from_noise() -> None:
+def test_every_row_of_the_quality_table_is_a_configuration(refused: Refused) -> None:
+    for name, words in quality.ROWS.items():
+        for image_set in quality.SETS.values():
+            context = train.main.make_context("train.py", [*words, *image_set.flags])
+            options = resolve(context.params["cfg"], {k: v for k, v in context.params.items() if k in LOOP}, 64)
+            assert options.loop.kimg > 0, name
+    assert "--rows='conditoning' is unknown" in refused(quality.main, "--rows=conditoning")
+    assert "--data is missing" in refused(quality.main, "--set=emoji32")
+
+
+def test_judge_tells_real_digits_from_noise() -> None:
     dataset = ImageFolderDataset(ROOT / "datasets" / "digits.zip", use_labels=True)
     dataset.decode_into_memory()
-    classifier, accuracy = digits.train_classifier(dataset, epochs=6)
+    judge, accuracy = train_classifier(dataset, epochs=6)
     assert accuracy > 0.9
-    real = digits.FeatureStats().append(classifier(dataset.images(range(0, 1797, 2)))[0])
-    half = digits.FeatureStats().append(classifier(dataset.images(range(1, 1797, 2)))[0])
-    noise = digits.FeatureStats().append(classifier(torch.randint(0, 256, (898, 1, 16, 16), dtype=torch.uint8))[0])
-    assert digits.frechet_distance(real, noise) > 20 * digits.frechet_distance(real, half)
+    real = FeatureStats().append(judge(dataset.images(range(0, 1797, 2)))[0])
+    half = FeatureStats().append(judge(dataset.images(range(1, 1797, 2)))[0])
+    noise = FeatureStats().append(judge(torch.randint(0, 256, (898, 1, 16, 16), dtype=torch.uint8))[0])
+    assert frechet_distance(real, noise) > 20 * frechet_distance(real, half)
 
 
 @pytest.mark.slow

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from stylegan2_icgan.systems.biggan import BIGGAN, BigGANOptions, resolutions
+from stylegan2_icgan.biggan_family import resolutions
+from stylegan2_icgan.systems.biggan import BIGGAN, BigGANOptions
 from torch_utils.command_line import UserError
 from training import loss
 from training.augment import identity
 from training.condition import Condition
+from training.config import check_bounds
 from training.ema import Ema
 from training.networks.spectral_norm import Embedding, SNEmbedding, SNLinear, initialise
 from training.randomness import seed_everything
@@ -262,8 +264,8 @@ def test_lists_of_resolutions() -> None:
         ({"z_dim": 2}, 16, 8, "--z-dim=2: expected at least 3, one for each of the chunks of --hier"),
         ({"z_dim": 0, "deep": True}, 16, 8, "--z-dim=0: expected at least 1"),
         ({}, 16, 1, "--batch-gpu=1: batch normalisation compares the images of a round; expected at least 2"),
-        ({"ch": 0}, 16, 8, "--ch=0: expected 1 or more"),
-        ({"d_steps": 0}, 16, 8, "--d-steps=0: expected 1 or more"),
+        ({"ch": 0}, 16, 8, "--ch=0: expected at least 1"),
+        ({"d_steps": 0}, 16, 8, "--d-steps=0: expected at least 1"),
         ({"g_lr": float("nan")}, 16, 8, "--g-lr=nan: expected 0 or more"),
         ({"d_lr": float("inf")}, 16, 8, "--d-lr=inf: expected 0 or more"),
         ({"bn_momentum": 2.0}, 16, 8, "--bn-momentum=2.0: expected 1e-06 to 1"),
@@ -275,6 +277,7 @@ def test_what_can_not_work_is_refused_in_one_line(
 ) -> None:
     options = dataclasses.replace(BigGANOptions(attention="0"), **changes)
     with pytest.raises(UserError) as error:
+        check_bounds(options)
         BIGGAN.check(options, resolution, batch_gpu)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)

@@ -1,9 +1,11 @@
 """calc_metrics.py as a user runs it: snapshots, folders, zips and features; what it refuses; what it records."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -16,11 +18,15 @@ from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
 import calc_metrics
 import train
 from metrics import lpips
+from metrics.detectors import RandomProjection
+from metrics.image_sets import extract
 from stylegan2_icgan.evaluation.conditions import instance_features, make_conditions
 from stylegan2_icgan.evaluation.generated import Generated
 from stylegan2_icgan.evaluation.images import FileImages
 from stylegan2_icgan.evaluation.options import Flags
+from stylegan2_icgan.evaluation.snapshots import SnapshotMetrics
 from stylegan2_icgan.models import load_model
+from torch_utils.command_line import UserError
 from torch_utils.files import sha256
 from training.dataset import ImageFolderDataset
 
@@ -45,13 +51,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
+@pytest.fixture(scope="module")
+def biggan(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator with batch norm, after one step."""
+    folder = tmp_path_factory.mktemp("biggan")
+    size = ["--cfg=biggan", "--ch=2", "--z-dim=12", "--shared-dim=4", "--attention=0", "--batch=8", "--aug=noaug"]
+    flags = [*size, f"--data={trained['data']}", "--cond=class", f"--outdir={folder}", "--device=cpu", "--ops=ref"]
+    assert invoke(train.main, *flags, "--minutes=0.0001").exit_code == 0
+    (path,) = folder.glob("*/network-snapshot-000000.pt")
+    return path
+
+
 def records(*flags: str | Path) -> list[dict]:
     result = invoke(calc_metrics.main, "--workers=0", "--device=cpu", "--json", *flags)
     assert result.exit_code == 0, result.output
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def values(*flags: str | Path) -> dict[str, float]:
+def values_of(*flags: str | Path) -> dict[str, float]:
     return {name: value for line in records(*flags) for name, value in line["results"].items()}
 
 
@@ -79,25 +96,55 @@ def test_snapshot_of_every_kind_is_measured(trained, tmp_path, cond):
 
 def test_results_repeat_and_follow_seed_truncation_and_policy(trained):
     flags = [f"--network={trained['instance']}", RANDOM, "--metrics=fid48_full"]
-    first = values(*flags)
-    assert values(*flags) == first
-    assert values(*flags, "--no-cache") == first
-    assert values(*flags, "--seeds=1") != first
-    assert values(*flags, "--trunc=0.5") != first
+    first = values_of(*flags)
+    assert values_of(*flags) == first
+    assert values_of(*flags, "--no-cache") == first
+    assert values_of(*flags, "--seeds=1") != first
+    assert values_of(*flags, "--trunc=0.5") != first
     (line,) = records(*flags, "--instances=exemplars")
     assert line["sampling"]["from"] == "60 exemplars"
     assert line["results"] == first  # all images are exemplars here, in the order of the data
-    assert values(*flags, "--filter=tf") == first  # images have the detector's size already
+    assert values_of(*flags, "--filter=tf") == first  # images have the detector's size already
 
 
 def test_several_seeds_give_an_interval(trained):
     flags = [f"--network={trained['class']}", RANDOM, "--metrics=fid48_full"]
     (line,) = records(*flags, "--seeds=0-2")
-    each = [values(*flags, f"--seeds={seed}")["fid48_full"] for seed in range(3)]
+    each = [values_of(*flags, f"--seeds={seed}")["fid48_full"] for seed in range(3)]
     assert line["results"]["fid48_full"] == pytest.approx(np.mean(each))
     assert line["standard_error"]["fid48_full"] == pytest.approx(np.std(each, ddof=1) / 3**0.5)
     low, high = line["interval95"]["fid48_full"]
     assert low < min(each) < max(each) < high
+
+
+def test_a_snapshot_of_a_subset_is_compared_with_that_subset(trained, tmp_path):
+    flags = [*TINY_RUN, f"--data={trained['data']}", "--subset=40", "--seed=3", "--cond=instance", "--k=4"]
+    assert invoke(train.main, *flags, f"--outdir={tmp_path}", "--minutes=0.0001").exit_code == 0
+    (path,) = tmp_path.glob("*/network-snapshot-000000.pt")
+    subset = ImageFolderDataset(trained["data"], max_images=40, subset_seed=3)
+    (line,) = records(f"--network={path}", RANDOM, "--metrics=fid48_full")
+    assert line["reference"]["content"] == subset.fingerprint()
+    assert (line["num_real"], line["reference"]["split"], line["reference"]["subset_seed"]) == (40, "train", 3)
+    assert line["sampling"]["from"] == "40 images of patterns.zip"
+    assert line["notes"] == [
+        "only 40 images for 64 features: the covariance is singular and the distance biased upwards"
+    ]
+    (line,) = records(f"--network={path}", RANDOM, "--metrics=fid48_full", f"--data={trained['data']}")
+    assert (line["num_real"], line["reference"]["split"]) == (60, None)
+    assert "trained on 40 of these images; without --data these are the reference" in line["notes"]
+
+
+def test_data_that_has_changed_since_the_training_is_noted(tmp_path):
+    images, labels = pattern_images(70, side=16)
+    data = write_zip(tmp_path / "a.zip", images, labels)
+    assert invoke(train.main, *TINY_RUN, f"--data={data}", f"--outdir={tmp_path}", "--minutes=0.0001").exit_code == 0
+    (path,) = tmp_path.glob("*/network-snapshot-000000.pt")
+    flags = [f"--network={path}", RANDOM, "--metrics=fid48_full"]
+    assert not any("changed" in note for note in records(*flags)[0]["notes"])
+    write_zip(data, images[::-1], labels)
+    (line,) = records(*flags)
+    assert line["reference"]["split"] is None
+    assert "the data has changed since the snapshot was trained on it" in line["notes"]
 
 
 def test_all_snapshots_of_a_run_make_a_curve(trained, tmp_path):
@@ -137,9 +184,39 @@ def test_instances_and_classes_are_those_the_images_are_made_of(trained, tmp_pat
     assert not torch.equal(pair[0], pair[1])  # the same condition, other noise
 
 
+def test_batch_norm_is_a_property_of_the_generator(trained, biggan, refused: Refused, monkeypatch):
+    monkeypatch.setattr("stylegan2_icgan.evaluation.generated.STANDING_PASSES", 5)
+    flags = [f"--network={biggan}", RANDOM, "--metrics=fid48_full,pr48_3"]
+    lines = {mode: records(*flags, f"--bn-mode={mode}") for mode in ("running", "standing", "batch")}
+    assert [lines[mode][0]["batch_norm"] for mode in lines] == ["running", "standing, 5 batches of 32", "batch"]
+    values = [lines[mode][0]["results"]["fid48_full"] for mode in lines]
+    assert len(set(values)) == 3  # after one step the running statistics are nobody's
+    assert records(*flags, "--bn-mode=standing")[0]["results"] == lines["standing"][0]["results"]
+    other = values_of(*flags, "--bn-mode=standing", "--trunc=0.5", "--metrics=fid48_full")
+    assert other["fid48_full"] not in values  # statistics of truncated images
+    plain = [f"--network={trained['none']}", RANDOM, "--metrics=fid48_full"]
+    assert "no batch normalisation; leave it out" in refused(calc_metrics.main, *plain, "--bn-mode=standing")
+    assert records(*plain)[0]["batch_norm"] is None
+    assert "--bn-mode=batch is for --network" in refused(
+        calc_metrics.main, f"--fake={trained['data']}", f"--data={trained['data']}", "--bn-mode=batch"
+    )
+    assert "maps z to w, which BigGAN's does not" in refused(calc_metrics.main, *flags[:2], "--metrics=ppl2_zend20")
+
+
+@pytest.mark.parametrize("mode", ["batch", "running"])
+def test_an_image_is_the_same_whatever_else_is_asked_for(biggan, mode):
+    flags = Flags(bn_mode=mode, noise_mode="random", batch=8)
+    model = load_model(biggan, torch.device("cpu"))
+    images = Generated(model, make_conditions(model, flags, None, print), 3, flags)
+    with images.normalised():
+        (many,) = images.batches([np.arange(20)])
+        (few,) = images.batches([np.array([11, 3, 19])])
+    assert torch.equal(few, many[[11, 3, 19]])
+
+
 def test_instance_metrics_know_the_instance(trained):
     flags = [f"--network={trained['instance']}", RANDOM, "--neighbours=5"]
-    found = values(*flags, "--metrics=instance_distance40,instance_pr40_3,memorisation40")
+    found = values_of(*flags, "--metrics=instance_distance40,instance_pr40_3,memorisation40")
     assert found["instance_distance40"] > 1
     assert 0 <= found["instance_pr40_3_recall"] <= 1
     assert found["memorisation40"] < 0.5
@@ -226,12 +303,12 @@ def folder_of(path: Path, images, names=None) -> Path:
 def test_folder_against_zip_with_the_same_images_is_zero(tmp_path):
     images, _ = pattern_images(40)
     archive, folder = write_zip(tmp_path / "a.zip", images), folder_of(tmp_path / "b", images)
-    found = values(f"--data={archive}", f"--fake={folder}", RANDOM, "--metrics=fid40_full,pr40_3_full,kid40_full")
+    found = values_of(f"--data={archive}", f"--fake={folder}", RANDOM, "--metrics=fid40_full,pr40_3_full,kid40_full")
     assert found["fid40_full"] == pytest.approx(0, abs=1e-6)
     assert found["pr40_3_full_precision"] == found["pr40_3_full_recall"] == 1.0
     others, _ = pattern_images(40, seed=1)
     inverted = folder_of(tmp_path / "c", [255 - image for image in others])
-    assert values(f"--data={archive}", f"--fake={inverted}", RANDOM, "--metrics=fid40_full")["fid40_full"] > 1
+    assert values_of(f"--data={archive}", f"--fake={inverted}", RANDOM, "--metrics=fid40_full")["fid40_full"] > 1
 
 
 def test_collapsed_images_have_precision_and_no_recall(tmp_path):
@@ -239,10 +316,10 @@ def test_collapsed_images_have_precision_and_no_recall(tmp_path):
     rng = np.random.default_rng(0)
     collapsed = [(images[0] + rng.integers(0, 2, (8, 8))).clip(0, 255).astype(np.uint8) for _ in range(60)]
     real, fake = folder_of(tmp_path / "a", images), folder_of(tmp_path / "b", collapsed)
-    found = values(f"--data={real}", f"--fake={fake}", RANDOM, "--metrics=pr60_3_full")
+    found = values_of(f"--data={real}", f"--fake={fake}", RANDOM, "--metrics=pr60_3_full")
     assert found["pr60_3_full_precision"] == 1.0
     assert found["pr60_3_full_recall"] < 0.05
-    swapped = values(f"--data={fake}", f"--fake={real}", RANDOM, "--metrics=pr60_3_full")
+    swapped = values_of(f"--data={fake}", f"--fake={real}", RANDOM, "--metrics=pr60_3_full")
     assert swapped["pr60_3_full_precision"] < 0.05
     assert swapped["pr60_3_full_recall"] == 1.0
 
@@ -256,6 +333,54 @@ def test_any_size_and_workers_give_the_same(tmp_path):
     assert line["reference"]["resolution"] == [20, 33]
     result = invoke(calc_metrics.main, *flags, "--device=cpu", "--json", "--workers=2")
     assert json.loads(result.stdout)["results"] == line["results"]
+
+
+def test_images_are_decoded_while_the_detector_is_at_work(tmp_path, monkeypatch):
+    """Both take their time without a processor, as a disk and a GPU do."""
+    folder = folder_of(tmp_path / "a", [np.full((8, 8), i, np.uint8) for i in range(16)])
+    images = FileImages(folder, None, 2, "--data")
+    monkeypatch.setattr(images, "_decode", lambda ids, decode=images._decode: time.sleep(0.1) or decode(ids))
+
+    class Slow(RandomProjection):
+        batch = 1
+
+        def features(self, images):
+            time.sleep(0.1)
+            return super().features(images)
+
+    stream = extract(images, Slow(), np.arange(16))
+    first, start = next(stream), time.monotonic()
+    seen = torch.cat([first, *stream])
+    waited = time.monotonic() - start - 1.5
+    torch.testing.assert_close(seen, RandomProjection().features(next(images.batches([np.arange(16)]))))
+    assert waited < 0.8  # one after the other it would be 1.5 s
+
+
+def test_whatever_the_file_the_pixels_are_those_of_any_viewer(tmp_path):
+    """The fast decoder of plain files and the careful one of all others agree."""
+    rng = np.random.default_rng(0)
+    rgb, grey = rng.integers(0, 256, (12, 9, 3), dtype=np.uint8), rng.integers(0, 256, (12, 9), dtype=np.uint8)
+    hole = rgb.copy()
+    hole[3, 4] = 1, 2, 3
+    (tmp_path / "a").mkdir()
+    for name, image, more in (
+        ("a.png", PIL.Image.fromarray(rgb), {}),
+        ("b.bmp", PIL.Image.fromarray(rgb), {}),
+        ("c.png", PIL.Image.fromarray(grey), {}),
+        ("d.png", PIL.Image.fromarray(hole), {"transparency": (1, 2, 3)}),
+        ("e.png", PIL.Image.fromarray(rgb).quantize(200), {}),
+        ("f.png", PIL.Image.fromarray(np.dstack([rgb, np.zeros_like(grey)])), {}),
+        ("g.png", PIL.Image.fromarray(grey.astype(np.int32) * 257).convert("I;16"), {}),
+    ):
+        image.save(tmp_path / "a" / name, **more)
+    (seen,) = FileImages(tmp_path / "a", None, 0, "--data").batches([np.arange(7)])
+    seen = seen.permute(0, 2, 3, 1).numpy()
+    assert (seen[:2] == rgb).all()
+    assert (seen[[2, 6]] == grey[..., None]).all()
+    hole[3, 4] = 255  # a transparent pixel shows white
+    assert (seen[3] == hole).all()
+    assert np.abs(seen[4].astype(int) - rgb).mean() < 30
+    assert (seen[5] == 255).all()
 
 
 def test_sizes_that_differ_are_refused_unless_resized(tmp_path, refused: Refused):
@@ -277,7 +402,7 @@ def test_features_are_measured_without_any_detector(tmp_path, refused: Refused):
     np.save(tmp_path / "real.npy", real.astype(np.float32))
     np.save(tmp_path / "fake.npy", fake)
     flags = [f"--data={tmp_path / 'real.npy'}", f"--fake={tmp_path / 'fake.npy'}"]
-    found = values(*flags, "--metrics=fid300_full")
+    found = values_of(*flags, "--metrics=fid300_full")
     assert found["fid300_full"] == pytest.approx(9, rel=0.15)
     assert "ready-made" not in refused(calc_metrics.main, *flags, "--metrics=fid500_full")
     fake[7, 2] = np.nan
@@ -292,12 +417,12 @@ def test_a_changed_reference_misses_the_cache(tmp_path):
     images, _ = pattern_images(40)
     real, fake = write_zip(tmp_path / "a.zip", images), folder_of(tmp_path / "b", images)
     flags = [f"--data={real}", f"--fake={fake}", RANDOM, "--metrics=fid40_full"]
-    assert values(*flags)["fid40_full"] == pytest.approx(0, abs=1e-6)
+    assert values_of(*flags)["fid40_full"] == pytest.approx(0, abs=1e-6)
     write_zip(real, [255 - image for image in images])  # the same path and names
-    assert values(*flags)["fid40_full"] > 1
+    assert values_of(*flags)["fid40_full"] > 1
     assert len(list((tmp_path / "cache" / "stylegan2_icgan" / "metrics").iterdir())) == 2
     moved = real.rename(tmp_path / "elsewhere.zip")
-    assert values(f"--data={moved}", *flags[1:])["fid40_full"] > 1
+    assert values_of(f"--data={moved}", *flags[1:])["fid40_full"] > 1
     assert len(list((tmp_path / "cache" / "stylegan2_icgan" / "metrics").iterdir())) == 2
 
 
@@ -312,6 +437,53 @@ def test_any_network_of_timm_is_a_detector(tmp_path, refused: Refused):
     assert line["results"]["fid24_full"] == pytest.approx(0, abs=1e-6)
     assert line["detector"]["sha256"] == sha256(tmp_path / "net.pth")
     assert "--detector=timm:test_resnt" in refused(calc_metrics.main, *flags, "--detector=timm:test_resnt")
+
+
+# In the midst of a training.
+
+
+def test_snapshots_are_measured_as_calc_metrics_does_and_nothing_else_changes(trained):
+    dataset = ImageFolderDataset(trained["data"], use_labels=True)
+    dataset.decode_into_memory()
+    names = "fid48_full,instance_distance20,fid48_intra"
+    path = trained["instance+class"]
+    measured = SnapshotMetrics(names, dataset, torch.device("cpu"), Flags(detector="random", neighbours=5, workers=0))
+    model = load_model(path, torch.device("cpu"))
+    before, threads, files = torch.get_rng_state(), torch.get_num_threads(), sorted(path.parent.iterdir())
+    measured.check(model.recipe, has_w=True)
+    lines = measured(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+    assert sorted(path.parent.iterdir()) == files  # whoever asked writes them
+    expected = records(f"--network={path}", RANDOM, f"--metrics={names}", "--neighbours=5")
+    different = {"timestamp", "seconds"}
+    for line, other in zip(lines, expected, strict=True):
+        assert {k: v for k, v in line.items() if k not in different} == {
+            k: v for k, v in other.items() if k not in different
+        }
+    unsaved = dataclasses.replace(model, path=Path("network-snapshot-000001.pt"))
+    again = measured(unsaved)
+    assert [line["results"] for line in again] == [line["results"] for line in lines]
+    assert again[0]["snapshot_sha256"] is None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "cond", "message"),
+    [
+        ("fid48_ful", "none", "is unknown"),
+        ("fid48_few", "none", "class labels"),
+        ("instance_distance20", "class", "conditioned on instances"),
+        ("fid48_seen", "instance", "attribute `combination`"),
+        ("dc48_61", "none", "at least 62 reference images"),
+        ("lpips_instance20", "none", "--lpips-weights"),
+    ],
+)
+def test_what_can_not_be_measured_is_said_before_there_is_a_snapshot(trained, tmp_path, metrics, cond, message):
+    data = write_zip(tmp_path / "plain.zip", pattern_images(60, side=16)[0]) if "few" in metrics else trained["data"]
+    recipe = load_model(trained[cond], torch.device("cpu")).recipe
+    flags = Flags(detector="random", lpips_weights=[tmp_path / "none.pth"])
+    with pytest.raises(UserError, match=message):
+        SnapshotMetrics(metrics, ImageFolderDataset(data), torch.device("cpu"), flags).check(recipe, has_w=True)
 
 
 # What is refused.
@@ -331,7 +503,7 @@ def test_any_network_of_timm_is_a_detector(tmp_path, refused: Refused):
         (["--network={none}", "--data={data}"], "--network=none.zip does not exist"),
         (["--network={snapshot}", "--metrics=fid_seen"], "attribute `combination`"),
         (["--network={snapshot}", "--neighbours=60", "--metrics=instance_distance9"], "at least 61 reference images"),
-        (["--network={snapshot}", "--trunc=nan"], "--trunc must be finite"),
+        (["--network={snapshot}", "--trunc=nan"], "--trunc=nan: expected a number"),
         (["--fake={data}", "--data={data}", "--detector=timm:x", "--metrics=fid60", "--filter=tf"], "its own resize"),
         (["--plot={folder}"], "has no metric-*.jsonl"),
     ],
@@ -344,7 +516,7 @@ def test_bad_input_is_one_line(trained, tmp_path, refused: Refused, flags, messa
 
 
 def test_inception_is_never_replaced_by_something_else(trained, refused: Refused, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     line = refused(calc_metrics.main, f"--network={trained['none']}", "--metrics=fid48_full", "--device=cpu")
     assert "pip install torch-fidelity" in line
 
@@ -362,6 +534,27 @@ def test_a_damaged_image_is_named(tmp_path, refused: Refused):
     other = folder_of(tmp_path / "b", pattern_images(20)[0])
     flags = [f"--data={other}", f"--fake={folder}", RANDOM, "--metrics=fid20_full", "--workers=0"]
     assert "0007.png" in refused(calc_metrics.main, *flags)
+
+
+def test_several_processes_are_not_started_for_what_can_not_work(trained, tmp_path, refused: Refused, monkeypatch):
+    """Or there would be a report of torchrun, and not one line."""
+
+    def started(*_: object) -> None:
+        raise AssertionError("started")
+
+    monkeypatch.setattr(calc_metrics, "relaunch", started)
+    plain = write_zip(tmp_path / "plain.zip", pattern_images(60, side=16)[0])
+    flags = [f"--network={trained['none']}", RANDOM, "--gpus=2", "--device=cpu"]
+    images = [f"--fake={plain}", f"--data={plain}", RANDOM, "--gpus=2", "--device=cpu"]
+    for words, message in (
+        ([*flags, "--metrics=fid48_ful"], "is unknown"),
+        ([*flags, "--metrics=fid48_few", f"--data={plain}"], "class labels"),
+        ([*flags, "--metrics=ppl2_wend20", "--lpips-weights=none.pth"], "does not exist"),
+        ([*images, "--metrics=fid70"], "takes 70 generated images, there are 60"),
+    ):
+        assert message in refused(calc_metrics.main, *words)
+    with pytest.raises(AssertionError, match="started"):
+        invoke(calc_metrics.main, *flags, "--metrics=fid48")
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ pytest.importorskip("timm.data")
 from stylegan2_icgan.extractors.extractor import normalise  # noqa: E402
 from stylegan2_icgan.extractors.networks import NetworkExtractor  # noqa: E402
 from stylegan2_icgan.extractors.preprocessing import Preprocessing  # noqa: E402
-from stylegan2_icgan.extractors.weights import load_weights  # noqa: E402
 from stylegan2_icgan.features import (  # noqa: E402
     check_extractor_name,
     fit_extractor,
@@ -25,6 +24,7 @@ from stylegan2_icgan.features import (  # noqa: E402
     restore_extractor,
 )
 from torch_utils.command_line import UserError  # noqa: E402
+from torch_utils.weights import load_weights  # noqa: E402
 
 CPU = torch.device("cpu")
 VIT = "timm:test_vit.r160_in1k"
@@ -252,7 +252,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path, vit_file: Path) 
     for number, content in enumerate(([1, 2], {}, {"epoch": 3}, {"state_dict": {"a": "b"}})):
         torch.save(content, tmp_path / f"{number}.pth")
         with pytest.raises(UserError, match="holds no state dict"):
-            load_weights(tmp_path / f"{number}.pth")
+            load_weights(tmp_path / f"{number}.pth", "--x")
 
 
 class Bomb:

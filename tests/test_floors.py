@@ -12,13 +12,18 @@ SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 # Both from the ground up; what stands on one floor of training may import each other.
 HOUSE = ("torch_utils", "metrics", "training", "stylegan2_icgan", "scripts", "benchmarks", "tests")
 TRAINING = (
-    ("randomness",),
-    ("decoding", "workers", "cache", "class_prior"),
+    ("randomness", "graphs"),
+    ("decoding", "workers", "cache", "class_prior", "bad_images"),
     ("dataset", "condition", "config", "archive", "image_source", "labelling", "formats", "partial_zip", "conversion"),
-    ("networks", "augment", "loading", "step", "ema", "image_grid"),
-    ("loss", "sampling", "preview"),
+    ("networks", "augment", "loading", "step", "guard", "mixed_precision", "ema", "image_grid", "pairs", "fake_pool"),
+    (
+        *("loss", "sampling", "preview", "translation", "translation_loss"),
+        *("wasserstein", "latent", "pixel_loss", "cutmix", "classifier_loss"),
+    ),
     ("system",),
-    ("checkpoint", "run_folder", "progress", "stopping", "estimate"),
+    ("checkpoint", "run_folder", "advice", "progress", "stopping", "estimate", "rounds", "agreement", "keeping"),
+    ("transfer",),
+    ("saving",),
     ("training_loop",),
 )
 SYSTEMS = "stylegan2_icgan.systems."
@@ -97,7 +102,7 @@ def test_file_keeps_to_its_floor(path):
     [
         ("torch_utils/misc.py", "import metrics.frechet"),
         ("torch_utils/misc.py", "from tests.test_ops import check"),
-        ("stylegan2_icgan/models.py", "import benchmarks.digits"),
+        ("stylegan2_icgan/models.py", "import benchmarks.quality"),
         ("torch_utils/ops/bias_act.py", "def f():\n    from training import condition"),
         ("metrics/frechet.py", "from training.dataset import ImageFolderDataset"),
         ("training/loss.py", "import stylegan2_icgan.features as f"),
@@ -115,13 +120,13 @@ def test_file_keeps_to_its_floor(path):
         ("stylegan2_icgan/systems/dcgan.py", "from stylegan2_icgan import systems"),
         ("stylegan2_icgan/features.py", "import test_floors_script"),
         ("test_floors_script.py", "import test_floors_other"),
-        ("benchmarks/digits.py", "from test_floors_script import main"),
+        ("benchmarks/quality.py", "from test_floors_script import main"),
         ("metrics/frechet.py", "import importlib.util"),
         ("tests/test_loss.py", "from importlib import import_module"),
         ("tests/test_loss.py", "import sys\nsys.path.insert(0, '..')"),
         ("tests/test_loss.py", "from sys import path"),
         ("tests/test_loss.py", "torch = __import__('torch')"),
-        ("benchmarks/digits.py", "try:\n    pass\nexcept:\n    pass"),
+        ("benchmarks/quality.py", "try:\n    pass\nexcept:\n    pass"),
     ],
 )
 def test_checker_finds(path, source, monkeypatch):
@@ -140,7 +145,7 @@ def test_checker_finds(path, source, monkeypatch):
         ("stylegan2_icgan/systems/dcgan.py", "from stylegan2_icgan.networks import D\nfrom training import loss"),
         ("test_floors_script.py", "from stylegan2_icgan import systems\nimport torch"),
         ("tests/test_train.py", "import test_floors_script"),
-        ("benchmarks/digits.py", "from training.training_loop import training_loop"),
+        ("benchmarks/quality.py", "from training.training_loop import training_loop"),
     ],
 )
 def test_checker_allows(path, source, monkeypatch):

@@ -15,7 +15,7 @@ from conftest import TINY_RUN, Refused, invoke
 import train
 from stylegan2_icgan.models import load_model
 from torch_utils import training_stats
-from training import loss, training_loop
+from training import loss, saving, training_loop
 from training.augment import identity
 from training.condition import Condition
 from training.sampling import from_uint8, sample_images, to_uint8, z_from_seeds
@@ -58,8 +58,8 @@ def test_a_state_is_saved_between_snapshots(
 ) -> None:
     """On a slow machine snapshots are hours apart; a crash must not cost them."""
     saved: list[str] = []
-    save = training_loop.save_state
-    monkeypatch.setattr(training_loop, "save_state", lambda path, *rest: (saved.append(path.name), save(path, *rest)))
+    save = saving.save_state
+    monkeypatch.setattr(saving, "save_state", lambda path, *rest: (saved.append(path.name), save(path, *rest)))
     flags = [*TINY_RUN, f"--data={patterns_zip}", "--snap=100", "--kimg=0.16", "--tick=0.04"]
     assert invoke(train.main, *flags, f"--outdir={tmp_path / 'a'}").exit_code == 0
     assert len(saved) == 1
@@ -119,6 +119,7 @@ def test_path_length_mean_moves_slowly() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "path_lengths", watch)
         term(make_step(system))
+    term.settle(system.networks["G"])
     torch.testing.assert_close(term.mean, 0.01 * measured[0], rtol=1e-3, atol=1e-6)
 
 

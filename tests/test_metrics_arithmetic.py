@@ -1,6 +1,8 @@
 """KID, Inception Score, path length, distances and instance metrics: closed forms and brute force."""
 
 import math
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -8,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics.distances import Rows, distance_blocks, nearest_rows, squared_radii
-from metrics.feature_stats import FeatureStats
-from metrics.frechet import frechet_distance, rank_note
+from metrics.distances import Rows, distance_blocks, nearest, squared_radii
+from metrics.feature_stats import FeatureStats, GroupedStats
+from metrics.frechet import frechet_distance, frechet_error, rank_note
 from metrics.inception_score import InceptionScore
 from metrics.instance_metrics import memorised, neighbourhood_precision_recall, relative_distance
 from metrics.kernel_distance import kernel_distance
@@ -44,14 +46,97 @@ def test_radii_compute_half_of_all_pairs():
 def test_nearest_row_is_found(chunk):
     rows = features(20, 4)
     twins = Rows(torch.cat([rows, rows]))
-    squared, which = nearest_rows(Rows(rows + 1e-3, twins.centre), twins, chunk)
-    assert (which % 20).tolist() == list(range(20))
-    torch.testing.assert_close(squared, torch.full((20,), 4e-6, dtype=torch.float64), rtol=1e-6, atol=1e-12)
+    squared, which = nearest(Rows(rows + 1e-3, twins.centre), twins, 1, chunk=chunk)
+    assert (which[:, 0] % 20).tolist() == list(range(20))
+    torch.testing.assert_close(squared[:, 0], torch.full((20,), 4e-6, dtype=torch.float64), rtol=1e-6, atol=1e-12)
+
+
+def in_float64(queries, rows):
+    """Squared distances, one difference after the other."""
+    return (queries[:, None].double() - rows[None].double()).square().sum(dim=2)
+
+
+@pytest.mark.parametrize("chunk", [5, 64])
+@pytest.mark.parametrize("width", [3, 700])
+def test_bounds_hold_the_true_distances(width, chunk):
+    a, b = features(40, width, 1).float() * 3 + 2, features(30, width, 2).float()
+    rows_b = Rows(b)
+    for block in distance_blocks(Rows(a, rows_b.centre), rows_b, chunk):
+        true = in_float64(a[block.a], b[block.b])
+        assert (block.least <= true).all()
+        assert (block.most >= true).all()
+        assert float((block.most - block.least).max()) < 2e-3 * float(true.max())
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_questions_that_float32_leaves_open_are_answered_in_float64(offset):
+    """Points beside a sphere, by less than float32 can tell, among points that are clearly in or out."""
+    centre = features(1, 200, 1)
+    around = torch.nn.functional.normalize(features(300, 200, 2), dim=1)
+    radius = torch.cat(
+        [1 + 1e-9 * torch.linspace(-1, 1, 100).double(), torch.full((100,), 0.5), torch.full((100,), 2.0)]
+    )
+    points = centre + around * radius[:, None] + offset
+    rows = Rows(points)
+    single = points.float().double() - points  # float32 would move the points further than they are apart
+    assert float(single.norm(dim=1).max()) > 1e-8
+    inside, outside = 0, 0
+    for block in distance_blocks(Rows(centre + offset, rows.centre), rows, chunk=64):
+        true = in_float64(centre + offset, points[block.b])
+        held = block.within(torch.ones(1, 1, dtype=torch.float64))
+        clear = (true - 1).abs() > 1e-11 * 200
+        assert torch.equal(held[clear], (true <= 1)[clear])
+        inside, outside = inside + int(held.sum()), outside + int((~held).sum())
+    assert 140 <= inside <= 160
+    assert 140 <= outside <= 160
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e25])
+def test_distances_of_any_size_are_compared(scale):
+    """Squares of float32 beyond 1e19 and below 1e-19 are none."""
+    real, fake = features(60, 5, 1), features(50, 5, 2) * 1.3
+    expected = precision_recall(real, fake), density_coverage(real, fake)
+    assert (precision_recall(real * scale, fake * scale), density_coverage(real * scale, fake * scale)) == expected
+    torch.testing.assert_close(squared_radii(Rows(real * scale), 3) / scale**2, squared_radii(Rows(real), 3))
+
+
+@pytest.mark.parametrize("chunk", [7, 100])
+def test_nearest_leaves_out_what_a_query_is(chunk):
+    rows = features(50, 6)
+    chosen = torch.tensor([3, 49, 0, 20])
+    table = Rows(rows)
+    squared, which = nearest(Rows(rows[chosen], table.centre), table, 4, own=chosen, chunk=chunk)
+    apart = in_float64(rows[chosen], rows)
+    apart[torch.arange(4), chosen] = torch.inf
+    expected = apart.sort(dim=1)
+    assert torch.equal(which, expected.indices[:, :4])
+    torch.testing.assert_close(squared, expected.values[:, :4], rtol=1e-12, atol=0)
+
+
+def test_more_equal_rows_than_a_shortlist_holds_are_all_neighbours():
+    """Thirty points a hair apart: float32 sees thirty times the same."""
+    hair = 1e-5 * features(30, 64, 2)
+    rows = Rows(torch.cat([features(1, 64, 1) + hair, 5 + features(40, 64, 3)]))
+    apart = in_float64(rows.features, rows.features).fill_diagonal_(torch.inf)
+    expected = apart.sort(dim=1).values[:, 2]
+    torch.testing.assert_close(squared_radii(rows, 3)[:30], expected[:30], rtol=1e-3, atol=0)
+    torch.testing.assert_close(squared_radii(rows, 3)[30:], expected[30:], rtol=1e-12, atol=0)
+
+
+def test_precision_of_products_that_a_process_has_chosen_changes_nothing_and_stays():
+    real, fake = features(300, 64, 1).float(), features(200, 64, 2).float()
+    expected = precision_recall(real, fake)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert precision_recall(real, fake) == expected
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_sets_moved_apart_are_not_compared():
     with pytest.raises(ValueError, match="different centres"):
-        nearest_rows(Rows(features(5, 2, 1)), Rows(features(5, 2, 2)))
+        nearest(Rows(features(5, 2, 1)), Rows(features(5, 2, 2)), 1)
 
 
 def test_neighbour_metrics_take_float32_as_it_is():
@@ -69,6 +154,51 @@ def test_frechet_of_fewer_rows_than_features_is_finite_and_noted():
     assert rank_note(a, b).startswith("only 20 images for 64 features")
     enough = FeatureStats().append(features(65, 64, 3))
     assert rank_note(enough, enough) == ""
+
+
+def draws(num, seed, shift=0.1):
+    mix = features(24, 24, 99)
+    return features(num, 24, seed) @ mix * 1.1 + shift
+
+
+def test_error_of_one_frechet_distance_is_the_spread_of_many():
+    real = FeatureStats().append(draws(4000, 0, shift=0))
+    distances, errors = [], []
+    for seed in range(1, 61):
+        groups = GroupedStats(600).append(draws(600, seed)).groups()
+        distances.append(frechet_distance(real, reduce(add, groups)))
+        errors.append(frechet_error(real, groups))
+    spread = np.std(distances, ddof=1)  # itself known to 9 %
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(spread, rel=0.35)
+
+
+def test_error_by_expansion_is_the_jackknife_itself():
+    real = FeatureStats().append(draws(4000, 0, shift=0))
+    groups = GroupedStats(20_000).append(draws(20_000, 1)).groups()
+    left_out = [frechet_distance(real, reduce(add, groups[:g] + groups[g + 1 :])) for g in range(10)]
+    assert frechet_error(real, groups) == pytest.approx(np.sqrt(9 * np.var(left_out)), rel=0.05)
+
+
+def test_frechet_distance_without_a_derivative_has_no_error():
+    real = FeatureStats().append(draws(4000, 0))
+    assert frechet_error(real, GroupedStats(20).append(draws(20, 1)).groups()) is None  # fewer rows than features
+    assert frechet_error(real, GroupedStats(3).append(draws(3, 1)).groups()) is None
+    flat = torch.cat([draws(500, 1)[:, :-1], torch.ones(500, 1)], dim=1)
+    assert frechet_error(real, GroupedStats(500).append(flat).groups()) is None  # a constant feature
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 5, 6, 30], [64]])
+def test_groups_are_consecutive_and_make_the_whole(cuts):
+    x = features(64, 3)
+    stats = GroupedStats(64)
+    for part in x.tensor_split(cuts):
+        stats.append(part)
+    groups = stats.groups()
+    assert [group.num for group in groups] == [6, 6, 7, 6, 7, 6, 6, 7, 6, 7]
+    torch.testing.assert_close(groups[0].mean, x[:6].mean(dim=0))
+    torch.testing.assert_close(reduce(add, groups).cov, FeatureStats().append(x).cov)
+    with pytest.raises(ValueError, match="more than the 64"):
+        stats.append(x[:1])
 
 
 # Kernel distance.
@@ -244,6 +374,7 @@ def test_neighbourhood_needs_enough_samples():
 def test_copies_are_memorised_and_fresh_draws_mutual_neighbours():
     real = features(2000, 1, 1)
     assert memorised(real, real[:300]).value == 1.0
+    assert memorised(real.repeat(2, 1), real[:300]).value == 1.0  # of images that are there twice, too
     assert memorised(real, real[:300] + 100).value == 0.0
     fresh = memorised(real, features(2000, 1, 2))
     assert abs(fresh.value - 2 / 3) < 5 * fresh.error  # on a line nearest neighbours are mutual twice in three times

@@ -1,8 +1,6 @@
 """Detectors, resizing and weights: on real images, with files the tests make and a stand-in for torch-fidelity."""
 
-import http.server
 import sys
-import threading
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +11,25 @@ import pytest
 import safetensors.torch
 import torch
 
-from metrics import detectors, inception, lpips, weight_files
+from metrics import detectors, inception, lpips
 from metrics.detectors import DETECTORS, Identity, RandomProjection, make_detector
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
 from metrics.lpips import BLOCKS, Lpips
 from metrics.resizing import FILTERS, resized
-from metrics.weight_files import WeightFile, obtain
+from stylegan2_icgan.evaluation.job import pick_detector
+from stylegan2_icgan.evaluation.options import Flags
 from torch_utils.command_line import UserError
 from torch_utils.files import sha256
+from torch_utils.images import decode_image, make_square
 from training.dataset import ImageFolderDataset
+from training.formats import open_format
+from training.formats.format import SourceOptions
 
 CPU = torch.device("cpu")
 DIGITS = Path(__file__).parents[1] / "datasets" / "digits.zip"
+NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+EMOJI_LIST = Path("/usr/share/unicode/emoji/emoji-test.txt")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,60 @@ def digits():
     """All 1,797, in random order: as they are, the halves are by different writers."""
     order = np.random.default_rng(0).permutation(1797)
     return ImageFolderDataset(DIGITS).images(order)
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    """240 of them in colour, in random order; their font is Debian's fonts-noto-color-emoji."""
+    options = SourceOptions(emoji_list=EMOJI_LIST)
+    if not NOTO.exists() or not EMOJI_LIST.exists():
+        pytest.skip("no Noto Color Emoji (fonts-noto-color-emoji, unicode-data)")
+    source, _ = open_format(NOTO, "auto", options)
+    chosen = np.random.default_rng(0).permutation(len(source.files))[:240]
+    images = [make_square(decode_image(source.files[i].read()), 32).convert("RGB") for i in chosen]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+
+
+def damages(images, strength):
+    """What makes images worse, each in its own way: uint8, like the images."""
+    x = images.float()
+    blurred = torch.nn.functional.avg_pool2d(x, 2 * strength + 1, stride=1, padding=strength, count_include_pad=False)
+    draw = torch.Generator().manual_seed(0)
+    noisy = x + 40 * strength * torch.randn(x.shape, generator=draw)
+    pale = x * (1 - 0.3 * strength) + 255 * 0.3 * strength
+    few = x[: len(x) // 4**strength].repeat(4**strength, 1, 1, 1)  # of each there is more
+    return {"blur": blurred, "noise": noisy, "paleness": pale, "few kinds": few}
+
+
+@pytest.fixture(scope="module")
+def timm_detector(tmp_path_factory):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("timm") / "net.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    return pick_detector(Flags(detector="timm:test_resnet.r160_in1k", detector_weights=path), CPU, None)
+
+
+@pytest.mark.parametrize("how", FILTERS)
+@pytest.mark.parametrize("name", ["digits", "emoji"])
+def test_distance_grows_with_the_damage_to_real_images(name, how, request):
+    images, detector = request.getfixturevalue(name)[:400], RandomProjection(how)
+    real = FeatureStats().append(detector.features(images))
+
+    def distance(x):
+        return frechet_distance(real, FeatureStats().append(detector.features(x.clamp(0, 255).to(torch.uint8))))
+
+    little, much = ({kind: distance(x) for kind, x in damages(images, strength).items()} for strength in (1, 2))
+    for kind in little:
+        assert 1e-3 < little[kind] < much[kind], kind
+
+
+@pytest.mark.parametrize("name", ["digits", "emoji"])
+def test_features_of_a_network_do_not_depend_on_the_batch(name, timm_detector, request):
+    images = request.getfixturevalue(name)[:6]
+    alone = torch.cat([timm_detector.features(image[None]) for image in images])
+    torch.testing.assert_close(timm_detector.features(images), alone, rtol=1e-4, atol=1e-5)
+    assert (alone[0] - alone[1]).abs().max() > 1e-3
 
 
 def noise(*shape, seed=0):
@@ -135,7 +193,7 @@ def fidelity(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
     path = tmp_path / "inception.pth"
     path.write_bytes(b"weights of 2015")
-    monkeypatch.setattr(inception, "INCEPTION", replace(weight_files.INCEPTION, sha256=sha256(path)))
+    monkeypatch.setattr(inception, "WEIGHTS", replace(inception.WEIGHTS, sha256=sha256(path)))
     StandIn.loaded.clear()
     return path
 
@@ -155,7 +213,7 @@ def test_inception_sees_our_resize_unrounded(fidelity):
 
 def test_inception_weights_are_checked_before_they_are_loaded(fidelity):
     fidelity.write_bytes(b"weights of 20")  # cut short
-    with pytest.raises(UserError, match=r"has sha256 .*, expected .*nothing in it was loaded"):
+    with pytest.raises(UserError, match=r"has SHA-256 .*, expected .*nothing in it was loaded"):
         make_detector("inception", fidelity, "clean", CPU)
     with pytest.raises(UserError, match=r"--detector-weights=.*none.pth does not exist"):
         make_detector("inception", fidelity.with_name("none.pth"), "clean", CPU)
@@ -163,81 +221,12 @@ def test_inception_weights_are_checked_before_they_are_loaded(fidelity):
 
 
 def test_inception_without_torch_fidelity_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(UserError, match="pip install torch-fidelity"):
         make_detector("inception", None, "clean", CPU)
 
 
 # Weights.
-
-
-@pytest.fixture
-def server():
-    """Serves `content`; says it is longer by `lie` bytes."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        content, lie, hits = b"the whole file", 0, 0
-
-        def do_GET(self):
-            Handler.hits += 1
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(Handler.content) + Handler.lie))
-            self.end_headers()
-            self.wfile.write(Handler.content)
-
-        def log_message(self, *args):
-            pass
-
-    httpd = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    Handler.address = f"http://127.0.0.1:{httpd.server_port}/w.pth"
-    yield Handler
-    httpd.shutdown()
-    httpd.server_close()
-
-
-@pytest.fixture
-def published(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    whole = tmp_path / "whole"
-    whole.write_bytes(server.content)
-    return WeightFile("w.pth", server.address, sha256(whole), "MIT")
-
-
-def test_weights_are_fetched_once(published, server):
-    path = obtain(published, "--detector=x", "--detector-weights")
-    assert path.read_bytes() == server.content
-    assert obtain(published, "--detector=x", "--detector-weights") == path
-    assert server.hits == 1
-
-
-def test_truncated_weights_in_the_cache_are_fetched_again(published, server):
-    published.cached.parent.mkdir(parents=True)
-    published.cached.write_bytes(server.content[:5])
-    assert obtain(published, "--detector=x", "--detector-weights").read_bytes() == server.content
-    assert server.hits == 1
-
-
-def test_a_connection_that_breaks_leaves_nothing(published, server):
-    server.lie = 7
-    with pytest.raises(UserError, match=r"--detector=x needs w.pth, which can't be fetched here .*=FILE"):
-        obtain(published, "--detector=x", "--detector-weights")
-    assert list(published.cached.parent.iterdir()) == []
-
-
-def test_another_file_at_the_address_is_refused_and_deleted(published, server):
-    server.content = b"something else"
-    with pytest.raises(UserError, match="it was deleted"):
-        obtain(published, "--detector=x", "--detector-weights")
-    assert not published.cached.exists()
-
-
-def test_off_line_is_one_line_that_names_the_remedy(published):
-    nowhere = replace(published, address="http://127.0.0.1:9/w.pth")
-    with pytest.raises(UserError) as caught:
-        obtain(nowhere, "--detector=x", "--detector-weights")
-    assert "\n" not in str(caught.value)
-    assert "give it with --detector-weights=FILE" in str(caught.value)
 
 
 def test_vgg16_refuses_other_weights(tmp_path):
@@ -261,7 +250,7 @@ def test_vgg16_gives_what_stands_before_its_last_layer(tmp_path, monkeypatch, di
     path = tmp_path / "vgg.pth"
     torch.save(Tiny().state_dict(), path)
     monkeypatch.setattr(torchvision.models, "vgg16", Tiny)
-    monkeypatch.setattr(detectors, "VGG16", replace(weight_files.VGG16, sha256=sha256(path)))
+    monkeypatch.setattr(detectors, "VGG16", replace(lpips.VGG16, sha256=sha256(path)))
     detector = make_detector("vgg16", path, "clean", CPU)
     seen = detector.features(digits[:2])  # the last layer is gone: the preprocessed pixels themselves
     channels = seen.view(2, 3, 224, 224).double()

@@ -167,6 +167,7 @@ def test_instance_distance_and_memorisation_of_copies():
         ("fid500", "takes 500 generated images, there are 200; name a smaller count, for example fid200"),
         ("is100", "a detector that classifies"),
         ("ppl2_wend", "a generator"),
+        ("lpips_instance100", "a generator"),
         ("fid100_few", "class labels"),
         ("fid100_seen", "which combinations of classes"),
         ("instance_distance100", "conditioned on instances"),
@@ -356,3 +357,38 @@ def test_two_processes_give_the_bits_of_one(tmp_path):
     assert sum(made for made, _ in pair) == alone[0]  # the work was shared, none of it done twice
     assert [values for _, values in again] == [alone[1]] * 2
     assert sum(made for made, _ in again) == alone[0] - 700  # reals from the cache, on both
+
+
+FAILING = """
+import sys
+import torch
+from metrics.image_sets import shared
+from pathlib import Path
+from torch_utils.command_line import UserError
+from torch_utils.distributed import together, rank
+
+def make(numbers):
+    for number in numbers:
+        if number == 3:
+            raise UserError("the fourth is broken")
+        yield torch.tensor([number])
+
+with together():
+    seen = []
+    try:
+        for rows in shared(9, make):
+            seen.append(int(rows))
+    except UserError as error:
+        Path(sys.argv[1]).joinpath(f"{rank()}.txt").write_text(f"{seen} {error}")
+"""
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_is_an_error_in_all(tmp_path):
+    (tmp_path / "program.py").write_text(FAILING)
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, str(tmp_path / "program.py"), str(tmp_path)]
+    subprocess.run(command, env=env, capture_output=True, check=True, timeout=120)
+    for number in (0, 1):
+        assert (tmp_path / f"{number}.txt").read_text() == "[0, 1, 2] the fourth is broken"

@@ -573,32 +573,61 @@ def test_modulated_conv2d_has_right_gradients(size, up, fused):
 # Precision
 
 
-def half_precision_where_allowed(use_fp16, force_fp32, device):
-    return torch.float16 if use_fp16 and not force_fp32 else torch.float32
-
-
 @pytest.mark.parametrize("architecture", ["skip", "resnet"])
-def test_float16_is_near_float32(monkeypatch, architecture):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_is_near_float32(monkeypatch, architecture, dtype):
     options = {"num_fp16_res": 2, "conv_clamp": 256, "architecture": architecture}
     G, D = make_generator(5, 7, **options), make_discriminator(5, 7, **options)
-    assert [block for block in (4, 8, 16) if G.synthesis.get_submodule(f"b{block}").use_fp16] == [8, 16]
-    assert D.b16.use_fp16 and D.b8.use_fp16
+    tolerance = 0.02 if dtype == torch.float16 else 0.1
     z, (c, h) = torch.randn(4, 6), condition(4, 5, 7)
     ws = G.mapping(z, c, h).detach()
     ws = ws * torch.linspace(1, 300, 4)[:, None, None]  # styles whose products overflow unless normalised first
-    images = G.synthesis(ws, noise_mode="const")  # float32 on the CPU
+    images = G.synthesis(ws, noise_mode="const")  # float32: float16 is for CUDA
     logits = D(images, c, h)
 
-    monkeypatch.setattr(stylegan2, "compute_dtype", half_precision_where_allowed)
+    G.synthesis.low_dtype = D.low_dtype = dtype
+    if dtype == torch.float16:  # as if this were a GPU
+        gpu, compute_dtype = torch.device("cuda"), stylegan2.compute_dtype
+        monkeypatch.setattr(
+            stylegan2, "compute_dtype", lambda net, size, _, force: compute_dtype(net, size, gpu, force)
+        )
     for fused_modconv in (False, True):
-        half = G.synthesis(ws, noise_mode="const", fused_modconv=fused_modconv)
-        assert half.dtype == torch.float32
-        assert 0 < (half - images).abs().max() < 0.02 * images.abs().max()
-    half = D(images, c, h)
-    assert half.dtype == torch.float32
-    assert 0 < (half - logits).abs().max() < 0.02 * logits.abs().max()
+        low = G.synthesis(ws, noise_mode="const", fused_modconv=fused_modconv)
+        assert low.dtype == torch.float32
+        assert 0 < (low - images).abs().max() < tolerance * images.abs().max()
+    low = D(images, c, h)
+    assert low.dtype == torch.float32
+    assert 0 < (low - logits).abs().max() < tolerance * logits.abs().max()
     assert torch.equal(G.synthesis(ws, noise_mode="const", force_fp32=True), images)
     assert torch.equal(D(images, c, h, force_fp32=True), logits)
+
+
+def test_low_precision_is_for_the_highest_resolutions():
+    G = make_generator(num_fp16_res=1, low_dtype=torch.bfloat16)
+    D = make_discriminator()
+    D.num_fp16_res, D.low_dtype = 2, torch.bfloat16
+    seen = []
+    for network in (G.synthesis, D):
+        seen.append({})
+        for name, block in network.named_children():
+            if name != "mapping" and not isinstance(block, stylegan2.DiscriminatorEpilogue):
+                block.register_forward_hook(lambda _, inputs, __, name=name, of=seen[-1]: of.update({name: inputs[-1]}))
+    D(G(torch.randn(2, 6)))
+    assert seen[0] == {"b4": torch.float32, "b8": torch.float32, "b16": torch.bfloat16}
+    assert seen[1] == {"b8": torch.bfloat16, "b16": torch.bfloat16}
+
+
+def test_autocast_is_near_float32():
+    G, D = make_generator(5, 7), make_discriminator(5, 7)
+    z, (c, h) = torch.randn(4, 6), condition(4, 5, 7)
+    images = G(z, c, h, noise_mode="const")
+    logits = D(images.detach(), c, h)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = G(z, c, h, noise_mode="const")
+        scores = D(images.detach(), c, h)
+    assert 0 < (low - images).abs().max() < 0.2 * images.abs().max()
+    assert 0 < (scores - logits).abs().max() < 0.2 * logits.abs().max()
+    low.float().square().sum().backward()
 
 
 @pytest.mark.gpu

@@ -19,6 +19,7 @@ from training.config import DataOptions, LoopOptions, from_json, kinds_of, to_js
 GROUPS = (DataOptions, InstanceOptions, LoopOptions, AugmentOptions, StyleGAN2Options)
 LEGAL = {  # where not everything of the type is
     "style_mixing": 0.5,
+    "metrics": "fid10k_full",
     "extractor": "resnet50",
     "diffaug": "translation",
     "target": 0.5,
@@ -26,6 +27,8 @@ LEGAL = {  # where not everything of the type is
 }
 NEEDS = {  # flags that need others
     "batch_gpu": ["--batch=64"],
+    "keep_every": ["--keep-last=1"],
+    **{name: ["--metrics=fid10k"] for name in ("keep_best", "patience", "metrics_detector", "metrics_weights")},
     "instances_per_class": ["--cond=instance+class"],
     "diffaug": ["--aug=diffaug"],
     **{name: ["--aug=ada"] for name in ("p", "target", "ada_kimg", "augpipe")},
@@ -128,7 +131,7 @@ def test_resume_changes_only_what_keeps_the_run_the_same() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"batch": 0}, "--batch=0: expected a number above 0"),
+        ({"batch": 0}, "--batch=0: expected at least 1"),
         ({"batch": 8, "batch_gpu": 3}, "--batch=8 is not a multiple of --batch-gpu=3"),
         ({"mbstd_group": 5}, "--mbstd-group=5 does not divide the 16 images"),
         ({"gamma": -1.0}, "--gamma=-1.0: expected 0 or more"),
@@ -159,13 +162,46 @@ def test_paths_with_spaces_reach_the_options(tmp_path: Path) -> None:
     assert isinstance(train.main, click.Command)
 
 
-@pytest.mark.parametrize("resolution", [64, 128])
+NEEDED = {  # by systems that can't be had without
+    "adc": {"cond": "class"},
+    "csgan": {"data_b": "b.zip"},
+    "wgan": {},
+}
+
+
 @pytest.mark.parametrize("cfg", PRESETS)
-def test_every_preset_is_a_configuration_that_works(cfg: str, resolution: int) -> None:
-    options = resolve(cfg, {"cond": "instance"}, resolution)
-    assert options.system == PRESETS[cfg][0]
+def test_every_preset_is_a_configuration_that_works(cfg: str) -> None:
+    resolution = PRESETS[cfg].resolution or 64
+    options = resolve(cfg, NEEDED.get(PRESETS[cfg].system, {"cond": "instance"}), resolution)
+    assert options.system == PRESETS[cfg].system
     assert {source for source in options.sources.values() if source.startswith("cfg")} == {f"cfg {cfg}"}
     assert restore(options.json(), {}, "here").flat() == options.flat()
+
+
+def test_a_preset_of_another_resolution_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--cfg=biggan128 is for 128 pixels, the images have 64; .*--cfg=biggan64 or"):
+        resolve("biggan128", {}, 64)
+    with pytest.raises(UserError, match=r"--cfg=icgan-coco128 is for 128 pixels, the images have 32; .*--cfg=auto"):
+        resolve("icgan-coco128", {}, 32)
+
+
+def test_published_values_of_the_papers_own_presets() -> None:
+    for resolution, batch, gamma, rate in ((128, 64, 0.05, 0.0025), (256, 32, 0.5, 0.003)):
+        o = resolve(f"icgan-coco{resolution}", {"cond": "instance"}, resolution)
+        assert (o.loop.batch, o.model.gamma, o.model.g_lr, o.model.d_lr) == (batch, gamma, rate, rate)
+        assert (o.instances.k, o.augment.aug, o.data.mirror, o.instances.mirror_instances) == (5, "noaug", True, True)
+        assert o.loop.kimg == 100_000
+    o = resolve("paper256", {}, 256)
+    assert (o.loop.batch, o.model.channel_base, o.model.gamma, o.loop.ema_kimg, o.model.mbstd_group) == (
+        64,
+        16384,
+        1,
+        20,
+        8,
+    )
+    o = resolve("paper256", {"precision": "fp32"}, 256)
+    assert o.model.num_fp16_res == 0
+    assert o.sources["num_fp16_res"] == "derived: --precision=fp32"
 
 
 def test_an_option_of_another_system_is_refused() -> None:

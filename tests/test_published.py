@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stylegan2_icgan.extractors.published import Download, HubFile, published_weights, unreachable
 from torch_utils.command_line import UserError
+from torch_utils.published import Download, HubFile, copy_of, published_weights, unreachable
+from torch_utils.weights import Weights
 
 CONTENT = b"weights" * 100
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -28,6 +29,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.lie = 0  # bytes that are announced and never sent
         self.address = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -43,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(content or b"")))
+        self.send_header("Content-Length", str(len(content or b"") + self.server.lie))
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content or b"")
@@ -75,9 +77,13 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def fetched(source: HubFile | Download) -> Weights:
+    return published_weights(source, "--extractor=it", "--extractor-weights", "give it with --extractor-weights=FILE")
+
+
 def refusal(source: HubFile | Download) -> str:
     with pytest.raises(UserError) as caught:
-        published_weights(source, "it")
+        fetched(source)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -91,7 +97,6 @@ def test_without_a_network_the_answer_is_one_line_at_once(caches: Path, monkeypa
     )
     assert "Connection refused" in message
     assert "--extractor-weights=FILE" in message
-    assert "--extractor=pca" in message
     assert "Connection refused" in refusal(Download("http://127.0.0.1:9/net-01234567.pth"))
     assert time.monotonic() - start < 3
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -99,7 +104,7 @@ def test_without_a_network_the_answer_is_one_line_at_once(caches: Path, monkeypa
 
 
 def test_a_resolver_or_a_server_that_hangs_is_given_up(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stylegan2_icgan.extractors.published.REACH_SEC", 0.2)
+    monkeypatch.setattr("torch_utils.published.REACH_SEC", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, never answers
         start = time.monotonic()
         assert unreachable(f"http://127.0.0.1:{deaf.getsockname()[1]}/x")
@@ -142,13 +147,13 @@ def test_hub_weights_are_fetched_once_and_known_by_commit_and_content(
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)  # made of it at import
     server.files["/timm/net/resolve/main/pytorch_model.bin"] = CONTENT
-    weights = published_weights(HubFile("timm/net"), "it")
+    weights = fetched(HubFile("timm/net"))
     assert (weights.origin, weights.sha256) == (f"huggingface timm/net@{COMMIT}", SHA)
     assert weights.path.read_bytes() == CONTENT
     assert weights.path.name == "pytorch_model.bin"
     server.asked.clear()
     for revision in ("main", COMMIT):
-        assert published_weights(HubFile("timm/net", revision), "it") == weights
+        assert fetched(HubFile("timm/net", revision)) == weights
     assert server.asked == []
     assert "has none of model.safetensors, pytorch_model.bin" in refusal(HubFile("timm/other"))
 
@@ -156,20 +161,54 @@ def test_hub_weights_are_fetched_once_and_known_by_commit_and_content(
 def test_downloads_are_checked_by_the_hash_in_their_name(caches: Path, server: Server) -> None:
     server.files[f"/net-{SHA[:8]}.pth"] = CONTENT
     source = Download(f"{server.address}/net-{SHA[:8]}.pth")
-    weights = published_weights(source, "it")
+    weights = fetched(source)
     assert (weights.origin, weights.sha256, weights.path) == (source.address, SHA, source.path)
     assert source.path.parent == Path(torch.hub.get_dir()) / "checkpoints"
     server.asked.clear()
-    assert published_weights(source, "it") == weights
+    assert fetched(source) == weights
     assert server.asked == []
 
-    source.path.write_bytes(CONTENT[:-1])
-    message = refusal(source)
-    assert f"expected {SHA[:8]}...: damaged or changed; delete that file" in message
-    assert str(source.path) in message
+    source.path.write_bytes(CONTENT[:-1])  # cut short by another program
+    assert fetched(source).path.read_bytes() == CONTENT
 
     server.files["/cut-01234567.pth"] = CONTENT
     cut = Download(f"{server.address}/cut-01234567.pth")
-    assert "invalid hash value" in refusal(cut)
-    assert not cut.path.exists()
+    assert f"gave a file with SHA-256 {SHA[:12]}..., expected 01234567" in refusal(cut)
     assert "HTTP Error 404" in refusal(Download(f"{server.address}/gone.pth"))
+    assert sorted(file.name for file in source.path.parent.iterdir()) == [source.path.name]
+
+
+def test_a_connection_that_breaks_leaves_nothing(caches: Path, server: Server) -> None:
+    server.files["/net.pth"], server.lie = CONTENT, 7
+    source = Download(f"{server.address}/net.pth")  # no hash by which it could be known either
+    assert "the connection broke after 700 of 707 bytes" in refusal(source)
+    assert list(source.path.parent.iterdir()) == []
+
+
+def test_processes_that_want_the_same_weights_fetch_them_once(caches: Path, server: Server) -> None:
+    server.files["/net.pth"] = CONTENT
+    source = Download(f"{server.address}/net.pth", SHA)
+    threads = [threading.Thread(target=fetched, args=(source,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.asked.count("GET /net.pth") == 1
+    assert source.path.read_bytes() == CONTENT
+
+
+def test_a_copy_of_ones_own_is_checked_before_it_is_loaded(caches: Path) -> None:
+    source, own = Download("http://127.0.0.1:9/net.pth", SHA), caches / "own.pth"
+    own.write_bytes(CONTENT)
+    assert copy_of(source, "--detector=it", "--detector-weights", own).path == own
+    own.write_bytes(CONTENT[:-1])
+    for given, expected in (
+        (own, r"own\.pth has SHA-256 .*, expected .*nothing in it was loaded"),
+        (caches / "none", r"--detector-weights=.*none does not exist"),
+        (
+            None,
+            r"--detector=it: .* can't be fetched .*; get that file on another machine and give it with --detector-w",
+        ),
+    ):
+        with pytest.raises(UserError, match=expected):
+            copy_of(source, "--detector=it", "--detector-weights", given)

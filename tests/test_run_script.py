@@ -121,7 +121,16 @@ def test_uv_is_preferred_to_pip(checkout):
 
 
 @pytest.mark.parametrize(
-    ("command", "script"), [("train", "train"), ("generate", "generate"), ("data", "dataset_tool")]
+    ("command", "script"),
+    [
+        *((name, name) for name in ("train", "generate", "interpolate", "directions", "translate", "export", "demo")),
+        ("data", "dataset_tool"),
+        ("instances", "instance_tool"),
+        ("metrics", "calc_metrics"),
+        ("plot", "plot_run"),
+        ("project", "projector"),
+        ("mix", "style_mixing"),
+    ],
 )
 def test_options_exit_code_and_folder_pass_through(checkout, tmp_path, command, script):
     result = checkout.run(command, "--data=two words.zip", "", "$HOME *", cwd=tmp_path, FAILS="two words")
@@ -129,6 +138,7 @@ def test_options_exit_code_and_folder_pass_through(checkout, tmp_path, command, 
     folder, _, *arguments = result.stdout.splitlines()
     assert folder == f"in {tmp_path}"
     assert arguments == [f"<{checkout.root}/{script}.py>", "<--data=two words.zip>", "<>", "<$HOME *>"]
+    assert (ROOT / f"{script}.py").is_file()
 
 
 def test_test_runs_pytest_in_the_checkout(checkout, tmp_path):

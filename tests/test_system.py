@@ -124,11 +124,13 @@ def test_path_length_follows_its_mean_and_remembers_it() -> None:
     assert isinstance(term, loss.PathLength)
     penalty = term(make_step(system))
     assert penalty.shape == (4,)  # half the batch
+    term.settle(system.networks["G"])
     first = term.mean.clone()
     assert first > 0
     other = loss.PathLength(loss.StyleMixing(), weight=2.0)
     other.load_state_dict(term.state_dict())
     term(make_step(system))
+    term.settle(system.networks["G"])
     assert torch.equal(other.mean, first)
     assert not torch.equal(term.mean, first)
 

@@ -1,0 +1,98 @@
+"""Which snapshots stay, which is the best, and when a run ends because it gets no better."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY_RUN, Refused, invoke
+
+import train
+from training.keeping import best_of, tidy
+from training.run_folder import snapshots_in
+
+
+def measured(run: Path, metric: str, values: dict[float, float]) -> None:
+    with (run / f"metric-{metric.partition('_p')[0]}.jsonl").open("a") as file:
+        for kimg, value in values.items():
+            file.write(json.dumps({"kimg": kimg, "results": {metric: value}}) + "\n")
+
+
+def test_best_is_lowest_or_highest_and_counts_what_came_after(tmp_path: Path) -> None:
+    assert best_of(tmp_path, "fid10k") is None
+    measured(tmp_path, "fid10k", {4.0: 30.0, 8.0: 20.0, 12.0: 20.0, 16.0: 25.0, 20.0: float("nan")})
+    best = best_of(tmp_path, "fid10k")
+    assert best is not None
+    assert (best.value, best.snapshot, best.since) == (20.0, "network-snapshot-000008.pt", 2)
+    measured(tmp_path, "pr10k3_precision", {4.0: 0.5, 8.0: 0.9})
+    assert best_of(tmp_path, "pr10k3") == best_of(tmp_path, "pr10k3_precision")
+    assert best_of(tmp_path, "pr10k3").snapshot == "network-snapshot-000008.pt"  # type: ignore[union-attr]
+
+
+def test_the_newest_the_best_and_some_on_the_way_stay(tmp_path: Path) -> None:
+    def numbers() -> list[int]:
+        return [int(path.stem[-6:]) for path in snapshots_in(tmp_path)]
+
+    for kimg in range(0, 60, 4):
+        (tmp_path / f"network-snapshot-{kimg:06d}.pt").touch()
+    assert tidy(tmp_path, None, None, None) == []
+    measured(tmp_path, "fid10k", {12.0: 1.0, 24.0: 2.0})
+    tidy(tmp_path, 2, 20, best_of(tmp_path, "fid10k"))
+    assert numbers() == [0, 12, 20, 40, 52, 56]
+    tidy(tmp_path, 1, None, None)
+    assert numbers() == [56]
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float | Exception]], list[str]]:
+    """Let runs measure what the test says, snapshot after snapshot."""
+
+    def replace(values: list[float | Exception]) -> list[str]:
+        seen: list[str] = []
+
+        def measure(path: Path) -> dict[str, float]:
+            value = values[len(seen)]
+            seen.append(path.name)
+            if isinstance(value, Exception):
+                raise value
+            measured(path.parent, "fid10k", {float(path.stem[-6:]): value})
+            return {"fid10k": value}
+
+        monkeypatch.setattr(train, "make_measure", lambda *anything: measure)
+        return seen
+
+    return replace
+
+
+@pytest.mark.slow
+def test_metrics_are_taken_and_a_run_ends_when_they_get_no_better(
+    patterns_zip: Path, tmp_path: Path, measuring: Callable[[list[float | Exception]], list[str]]
+) -> None:
+    seen = measuring([9.0, 5.0, RuntimeError("a metric that fails"), 7.0, 8.0, 1.0])
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--tick=1", "--batch=200", "--kimg=20", "--metrics=fid10k"]
+    result = invoke(
+        train.main, *flags, "--patience=2", "--keep-last=1", "--keep-best=fid10k", f"--outdir={tmp_path / 'runs'}"
+    )
+    assert result.exit_code == 0, result.output
+    assert seen == [f"network-snapshot-{kimg:06d}.pt" for kimg in range(2, 7)]  # never the first
+    assert "failed (RuntimeError: a metric that fails); training goes on" in result.output
+    assert "best so far: fid10k 5 (network-snapshot-000003.pt)" in result.output
+    assert "(no improvement)" in result.output
+    (run,) = (tmp_path / "runs").iterdir()
+    assert [path.name for path in snapshots_in(run)] == ["network-snapshot-000003.pt", "network-snapshot-000006.pt"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--patience=3"], "--patience=3 needs measurements; give --metrics, too"),
+        (["--keep-every=100"], "--keep-every=100 does nothing without --keep-last"),
+        (["--metrics=fid10q"], "--metrics=fid10q is unknown"),
+        (["--keep-last=0"], "--keep-last=0: expected at least 1"),
+        (["--max-bad-steps=0"], "--max-bad-steps=0: expected at least 1"),
+    ],
+)
+def test_settings_that_do_nothing_are_refused(
+    patterns_zip: Path, refused: Refused, flags: list[str], line: str
+) -> None:
+    assert line in refused(train.main, f"--data={patterns_zip}", *flags)

@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from torch_utils import custom_ops, precision
+from torch_utils.command_line import UserError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_set_math_switches_tf32_and_the_choice_of_algorithms():
+    def state():
+        backends = torch.backends.cudnn
+        return torch.get_float32_matmul_precision(), backends.allow_tf32, backends.benchmark
+
+    before = state()
+    try:
+        precision.set_math(tf32=True, cudnn_benchmark=True)
+        assert state() == ("high", True, True)
+        precision.set_math(tf32=False, cudnn_benchmark=False)
+        assert state() == ("highest", False, False)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
+
+
+def test_low_dtype_refuses_float16_on_the_cpu():
+    assert precision.low_dtype("fp32", CPU) is None
+    assert precision.low_dtype("bf16", CPU) == torch.bfloat16
+    assert precision.low_dtype("fp16", CUDA) == torch.float16
+    with pytest.raises(UserError, match="--precision=fp16: there is no float16 arithmetic on cpu; expected fp32 or"):
+        precision.low_dtype("fp16", CPU)
+
+
+def test_float16_is_never_fast_on_the_cpu():
+    assert precision.is_fast(torch.float32, CPU)
+    assert not precision.is_fast(torch.float16, CPU)
+    assert precision.is_fast(torch.bfloat16, CPU) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def test_channels_come_last_where_native_ops_compute():
+    x = torch.zeros(1, 4, 2, 2)
+    assert precision.conv_format(x, x.dtype) == torch.contiguous_format
+    custom_ops.set_mode("auto")
+    try:
+        last = custom_ops.prepare(CPU) == "native"
+        assert (precision.conv_format(x, x.dtype) == torch.channels_last) == last
+    finally:
+        custom_ops.set_mode("ref")

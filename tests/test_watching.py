@@ -1,0 +1,70 @@
+"""Curves, advice, and what they are drawn from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import TINY_RUN, Refused, invoke
+
+import plot_run
+import train
+from torch_utils.curves import draw_panels, ticks
+from training.advice import AGAIN_AFTER, Advice
+from training.preview import variety
+
+
+def test_advice_is_given_when_it_is_due_and_not_at_every_tick() -> None:
+    advice = Advice()
+    fine = {"Loss/signs/real": {"mean": 0.6}, "Loss/signs/fake": {"mean": -0.6}, "Progress/variety": {"mean": 0.9}}
+    assert advice.lines(fine) == []
+    wins = {"Loss/signs/real": {"mean": 1.0}, "Loss/signs/fake": {"mean": -0.99}}
+    (line,) = advice.lines(wins)
+    assert "discriminator tells real from fake" in line
+    assert [advice.lines(wins) for _ in range(AGAIN_AFTER - 1)] == [[]] * (AGAIN_AFTER - 1)
+    assert advice.lines(wins) == [line]
+    both = advice.lines({"Progress/variety": {"mean": 0.1}, "Progress/augment": {"mean": 1.0}})
+    assert ["limit" in both[0], "collapsed" in both[1]] == [True, True]
+
+
+def test_variety_is_none_of_equal_images_and_that_of_noise() -> None:
+    assert variety(torch.full((5, 3, 4, 4), 7, dtype=torch.uint8)) == 0
+    noise = torch.randint(0, 256, (2000, 1, 4, 4), dtype=torch.uint8)
+    assert variety(noise) == pytest.approx(256 / 12**0.5, rel=0.03)
+
+
+def test_ticks_are_round_and_within() -> None:
+    assert ticks(0, 10) == [0, 5, 10]
+    assert ticks(-0.31, 0.52) == pytest.approx([0, 0.5])
+    assert len(ticks(1e-7, 3e6)) <= 5
+    assert ticks(2, 2)
+
+
+def test_lines_are_drawn_where_the_values_are() -> None:
+    rising = [(float(x), float(x)) for x in range(50)]
+    image = np.asarray(draw_panels({"a": {"": rising}, "b": {"": []}, "c": {"": [(0, float("nan"))]}}, "kimg"))
+    blue = (image == [0x1F, 0x5F, 0xA8]).all(axis=2)
+    rows, columns = blue[:200, :560].nonzero()
+    assert len(rows) > 100
+    assert rows[columns.argmin()] > rows[columns.argmax()]  # from bottom left to top right
+    assert not blue[:200, 560:].any()
+
+
+def test_curves_of_a_run_are_drawn(patterns_zip: Path, tmp_path: Path, refused: Refused) -> None:
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--aug=ada", f"--outdir={tmp_path / 'runs'}", "--kimg=0.096"]
+    assert invoke(train.main, *flags).exit_code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    (run / "metric-fid10k.jsonl").write_text(json.dumps({"kimg": 1.0, "results": {"fid10k": 3.0}}) + "\n")
+    with (run / "stats.jsonl").open("a") as file:
+        file.write('{"cut short')
+    assert set(plot_run.curves_of(run)) >= {"loss of G", "augmentation p", "gradient norms", "fid10k"}
+    result = invoke(plot_run.main, run)
+    assert result.exit_code == 0, result.output
+    with PIL.Image.open(run / "curves.png") as image:
+        assert image.width == 2 * 560
+    assert invoke(plot_run.main, run, run, f"--out={tmp_path / 'both.png'}").exit_code == 0
+    assert "has no stats.jsonl" in refused(plot_run.main, tmp_path)
+    assert "no run given" in refused(plot_run.main)
+    assert "can't be written" in refused(plot_run.main, run, "--out=/nowhere/at/all.png")
