@@ -141,6 +141,7 @@ def test_the_suite_says_in_one_line_that_there_is_no_gpu(monkeypatch: pytest.Mon
     )
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_or_hangs_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gpu_suite.PARTS, "floor", (gpu_parts.floor, 0.05))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/dev/null")  # the library can't be had there
