@@ -52,6 +52,7 @@ class StyleGAN2Loss:
 
 def write_checkout(folder: Path, takes_h: bool) -> Path:
     (folder / "training").mkdir(parents=True)
+    (folder / "training" / "__init__.py").touch()  # as published; without it ours, where it is installed, goes first
     (folder / "training" / "networks.py").write_text(NETWORKS.replace("HERE", "h_dim," if takes_h else ""))
     loss = LOSS.replace("HERE", "real_h," if takes_h else "").replace("GEN", "gen_h," if takes_h else "")
     (folder / "training" / "loss.py").write_text(loss)
@@ -98,7 +99,7 @@ def test_peers_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
     checkout = write_checkout(tmp_path / "peer", takes_h=False)
     flags = ("--network=toy", "--device=cpu", "--ops=ref", "--repeats=1")
     for more, message in (
-        ((f"--peer={tmp_path}",), f"--peer={tmp_path}: expected a checkout that has training/networks.py"),
+        ((f"--peer={tmp_path}",), f"--peer={tmp_path}: expected a checkout whose training/ has"),
         ((f"--peer={checkout}",), "its networks take no instance features; use --cond=none"),
         ((f"--peer={checkout}", "--network=biggan-tiny"), "--peer: it can't train biggan-tiny in fp32; expected"),
     ):

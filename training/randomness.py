@@ -42,5 +42,14 @@ def permutation(size: int, *keys: int) -> np.ndarray:
 
 
 def seed_everything(*keys: int) -> None:
-    """Seed torch on every device from the keys, e.g. (seed, rank, cur_nimg)."""
-    torch.manual_seed(int(hashed(*keys)[0] >> np.uint64(1)))
+    """Seed torch from the keys, e.g. (seed, rank, cur_nimg), on the CPU and on the GPU once that is in use.
+
+    Not by torch.manual_seed: for every kind of device that is not in use it keeps the call, with the stack it came
+    from, until that device is: in a loop memory without end, and a millisecond a call.
+    """
+    seed = int(hashed(*keys)[0] >> np.uint64(1))
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)

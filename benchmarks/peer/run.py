@@ -16,8 +16,9 @@ def run_peer(checkout: Path, spec: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: there is no such checkout, or it fails; its last line says why.
     """
-    if not (checkout / "training" / "networks.py").is_file():
-        raise UserError(f"--peer={checkout}: expected a checkout that has training/networks.py and training/loss.py")
+    there = checkout / "training"
+    if not all((there / name).is_file() for name in ("__init__.py", "networks.py", "loss.py")):
+        raise UserError(f"--peer={checkout}: expected a checkout whose training/ has __init__.py, networks.py, loss.py")
     folder = checkout.resolve()
     path = os.pathsep.join([str(folder), str(folder.parent)])  # ic_gan's files import each other from one folder up
     command = [sys.executable, str(Path(__file__).with_name("peer.py")), json.dumps(spec)]
