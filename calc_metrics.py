@@ -18,11 +18,12 @@ import torch
 
 from metrics.metric_names import Metric, parse_metrics
 from metrics.plot import plot_curves
-from metrics.records import append_line
+from metrics.records import append_line, check_writable
 from stylegan2_icgan.evaluation.images import DatasetImages, RealImages
 from stylegan2_icgan.evaluation.job import Job, check_flags, open_side, training_data
 from stylegan2_icgan.evaluation.options import Flags, Options
 from stylegan2_icgan.models import load_model
+from torch_utils import custom_ops
 from torch_utils.command_line import Command, Ranges, UserError, Words, dataclass_options
 from torch_utils.distributed import launched, own_device, rank, relaunch, together
 from torch_utils.misc import keep_large_buffers, pick_device
@@ -42,21 +43,34 @@ def prepare(flags: Flags, metrics: Sequence[Metric], device: torch.device) -> tu
             )
         trained_on = None
         if flags.data is None or (wants_training and flags.train_data is None):
-            trained_on = training_data(load_model(snapshots[0], device).recipe)
-        there = None if trained_on is None else DatasetImages(trained_on, flags.workers)
+            recipe = load_model(snapshots[0], device).recipe
+            trained_on = training_data(recipe)
+        there = None if trained_on is None else DatasetImages(trained_on, flags.decoders)
         if flags.data is None and there is None and any("real" in metric.needs for metric in metrics):
+            named = recipe.training_options.get("data", {}).get("data", "of which it knows no path")
             raise UserError(
-                f"--network={snapshots[0]}: its training data is not here; name a reference with --data=ZIP"
+                f"--network={snapshots[0]}: its training data ({named}) is not here; name a reference with --data=ZIP"
             )
     real = there if flags.data is None else open_side(flags.data, flags, "--data")
     if wants_training:
         opened = there if flags.train_data is None else open_side(flags.train_data, flags, "--train-data")
         training = opened if isinstance(opened, RealImages) else None
+    for snapshot in snapshots or [None]:
+        folder = folder_of_records(flags, snapshot)
+        if folder is not None:
+            check_writable(folder)
     return Job(flags, real, training, device), snapshots
+
+
+def folder_of_records(flags: Flags, snapshot: Path | None) -> Path | None:
+    """Where the lines go; None: only to the terminal."""
+    return flags.out or (snapshot.parent if snapshot is not None else None)
 
 
 def check_before_launch(flags: Flags) -> None:
     """Refuse in one process, and one line, what all of them would refuse."""
+    if pick_device(flags.device).type == "cuda" and flags.gpus > torch.cuda.device_count():
+        raise UserError(f"--gpus={flags.gpus}: there are {torch.cuda.device_count()} on this machine; expected no more")
     metrics = parse_metrics(flags.metrics)
     job, snapshots = prepare(flags, metrics, torch.device("cpu"))
     for snapshot in snapshots:
@@ -67,17 +81,19 @@ def check_before_launch(flags: Flags) -> None:
 
 
 def run(flags: Flags) -> None:
+    custom_ops.set_mode("auto")
     metrics = parse_metrics(flags.metrics)
     job, snapshots = prepare(flags, metrics, own_device(pick_device(flags.device)))
     for snapshot in snapshots or [None]:
         records = job.measure(metrics, snapshot)
         if rank():
             continue
-        out = flags.out or (snapshot.parent if snapshot is not None else None)
+        folder = folder_of_records(flags, snapshot)
         for line in records:
-            if out is not None:
-                append_line(out / f"metric-{line['metric']}.jsonl", line)
+            # Shown before it is written: what somebody has seen is not lost to a full disk.
             click.echo(json.dumps(line) if flags.json else table_rows(line, snapshot))
+            if folder is not None:
+                append_line(folder / f"metric-{line['metric']}.jsonl", line)
 
 
 def table_rows(line: dict[str, Any], snapshot: Path | None) -> str:
@@ -97,6 +113,7 @@ def table_rows(line: dict[str, Any], snapshot: Path | None) -> str:
 @click.option("--lpips-weights", cls=Words, type=Path, help="Local VGG16 and LPIPS heads.", metavar="FILE ...")
 @dataclass_options(Options)
 def main(**given: Any) -> int:
+    given["seeds"] = tuple(given["seeds"])
     flags = Flags(**{name: value for name, value in given.items() if value is not None})
     if flags.plot is not None:
         click.echo(f"{plot_curves(flags.plot)} drawn")

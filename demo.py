@@ -16,11 +16,12 @@ from pathlib import Path
 import click
 
 from stylegan2_icgan.demo_page.answers import Answers
-from stylegan2_icgan.models import load_model
+from stylegan2_icgan.models import open_model
+from stylegan2_icgan.using.flags import OPS
 from torch_utils.command_line import Command, NearestChoice, UserError
-from torch_utils.misc import keep_large_buffers, pick_device
+from torch_utils.custom_ops import MODES
 
-NO_GRADIO = 'demo.py needs gradio, which is not installed; pip install "stylegan2-icgan[demo]" (or pip install gradio)'
+NO_GRADIO = "demo.py needs gradio, which is not here: pip install -e .[demo] in the checkout (or pip install gradio)"
 
 
 def check_address(host: str, port: int) -> None:
@@ -51,6 +52,7 @@ def check_address(host: str, port: int) -> None:
 @click.option("--data", type=Path, help="Show the nearest of these training images.", metavar="ZIP")
 @click.option("--nearest", type=int, default=6, show_default=True, help="How many of them.", metavar="N")
 @click.option("--extractor-weights", type=Path, help="Local weights of the model's extractor.", metavar="FILE")
+@click.option("--ops", type=NearestChoice(MODES), default="auto", show_default=True, help=OPS)
 @click.option("--device", type=NearestChoice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.", metavar="ADDRESS")
 @click.option("--port", type=int, default=7860, show_default=True, help="Port to listen at.", metavar="N")
@@ -59,6 +61,7 @@ def main(
     data: Path | None,
     nearest: int,
     extractor_weights: Path | None,
+    ops: str,
     device: str,
     host: str,
     port: int,
@@ -66,8 +69,7 @@ def main(
     if nearest < 1:
         raise UserError(f"--nearest={nearest}: expected at least 1")
     check_address(host, port)
-    keep_large_buffers()
-    model = load_model(network, pick_device(device))
+    model = open_model(network, device, ops)
     with tempfile.TemporaryDirectory(prefix="icgan-demo-") as folder:
         # Read when gradio is imported: no statistics, and what visitors send goes when the demo ends.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": folder}

@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from stylegan2_icgan.conditioning import Choice
-from stylegan2_icgan.models import load_model
+from stylegan2_icgan.models import open_model
 from stylegan2_icgan.using.choosing import chosen_rows
 from stylegan2_icgan.using.factorisation import factorise, parse_layers, write_strips
 from stylegan2_icgan.using.flags import Flags, actually_given, check_shared, model_flags, rows_flags, take
@@ -22,7 +22,6 @@ from stylegan2_icgan.using.image_files import writing_to
 from stylegan2_icgan.using.rendering import Renderer, pair, require_styles
 from torch_utils.command_line import Command, Ranges, UserError, dataclass_options
 from torch_utils.files import atomic_write
-from torch_utils.misc import keep_large_buffers, pick_device
 from training.config import option
 
 
@@ -50,8 +49,7 @@ def main(seeds: list[int], layers: list[int] | None, **words: Any) -> None:
             f"--num={options.num} --steps={options.steps} --strength={options.strength}: expected 1 direction or more, "
             "2 steps or more, and a strength above 0"
         )
-    keep_large_buffers()
-    model = load_model(flags.network, pick_device(flags.device))
+    model = open_model(flags.network, flags.device, flags.ops)
     require_styles(model, "directions.py")
     table = chosen_rows(model, flags, Choice(flags.rows, most=1))
     points = pair(seeds, range(len(table)), "--seeds", "--rows, --instances or the images given")

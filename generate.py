@@ -13,11 +13,10 @@ from typing import Any
 
 import click
 
-from stylegan2_icgan.models import load_model
+from stylegan2_icgan.models import open_model
 from stylegan2_icgan.using.flags import Flags, actually_given, model_flags, rows_flags, take
 from stylegan2_icgan.using.generation import Options, Wanted, check, generate
 from torch_utils.command_line import Command, Ranges, Words, dataclass_options
-from torch_utils.misc import keep_large_buffers, pick_device
 
 
 @click.command(cls=Command, help=__doc__)
@@ -30,8 +29,7 @@ def main(**words: Any) -> None:
     given = actually_given(words)
     check(given)
     flags, wanted = take(Flags, given), take(Wanted, given)
-    keep_large_buffers()
-    model = load_model(flags.network, pick_device(flags.device))
+    model = open_model(flags.network, flags.device, flags.ops)
     click.echo(generate(model, flags, wanted, lambda line: click.echo(line, err=True)))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from stylegan2_icgan.conditioning import Choice
-from stylegan2_icgan.models import load_model
+from stylegan2_icgan.models import open_model
 from stylegan2_icgan.using.choosing import chosen_rows
 from stylegan2_icgan.using.flags import (
     Flags,
@@ -31,7 +31,6 @@ from stylegan2_icgan.using.rendering import Renderer, pair, require_styles
 from stylegan2_icgan.using.video import FORMATS, pick_format, write_video
 from stylegan2_icgan.using.walks import WalkOptions, count_frames, side_by_side
 from torch_utils.command_line import Command, Ranges, UserError, dataclass_options
-from torch_utils.misc import keep_large_buffers, pick_device
 from training.config import option
 from training.image_grid import sheet_scale
 
@@ -60,8 +59,7 @@ def main(seeds: list[int], **words: Any) -> None:
     if how.space == "w":
         never_together(given, "path", ["space"], "in w the path is a straight line")
     kind = pick_format(how.format)
-    keep_large_buffers()
-    model = load_model(flags.network, pick_device(flags.device))
+    model = open_model(flags.network, flags.device, flags.ops)
     if how.space == "w":
         require_styles(model, "--space=w")
     table = chosen_rows(model, flags, Choice(flags.rows, most=1))

@@ -17,7 +17,6 @@ from stylegan2_icgan.projection.job import project
 from stylegan2_icgan.projection.options import Inputs, Options, SearchOptions, check
 from stylegan2_icgan.using.flags import actually_given, take
 from torch_utils.command_line import Command, Ranges, Words, dataclass_options
-from torch_utils.misc import keep_large_buffers
 
 
 @click.command(cls=Command, help=__doc__)
@@ -31,7 +30,6 @@ def main(**words: Any) -> None:
     given = actually_given(words)
     inputs, search = take(Inputs, given), take(SearchOptions, given)
     check(given, search)
-    keep_large_buffers()
     click.echo(project(inputs, search, lambda line: click.echo(line, err=True)))
 
 

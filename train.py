@@ -25,11 +25,13 @@ from torch_utils.command_line import Command, NearestChoice, UserError, dataclas
 from torch_utils.distributed import Departed, first, launched, own_device, rank, relaunch, together
 from torch_utils.files import format_time
 from torch_utils.misc import keep_large_buffers, module_table, pick_device
+from torch_utils.precision import LOW_DTYPES, is_fast, set_math
 from training.augment import Augmentation, AugmentOptions
 from training.checkpoint import Recipe, load_snapshot, read_state
 from training.config import DataOptions, LoopOptions
 from training.dataset import ImageFolderDataset
 from training.estimate import estimate
+from training.graphs import check_graphs, record
 from training.mixed_precision import Precision
 from training.run_folder import (
     OPTIONS_FILE,
@@ -76,12 +78,18 @@ def main(
     if options.loop.threads is not None:
         torch.set_num_threads(options.loop.threads)
     device = pick_device(options.loop.device)
+    if options.loop.graphs:
+        check_graphs(options.system, SYSTEMS[options.system], device)
 
     with together():
         device = own_device(device)
+        set_math(options.loop.tf32, options.loop.cudnn_benchmark)
         custom_ops.set_mode(options.loop.ops)
         used = custom_ops.prepare(device)
         say = click.echo if rank() == 0 else lambda line: None
+        low = LOW_DTYPES.get(options.loop.precision)
+        if low is not None and not is_fast(low, device):
+            say(f"--precision={options.loop.precision} is slow here: this {device.type} computes faster with --fp32")
         source = make_source(options, dataset, device, say)
         shape = DataShape(source.resolution, source.num_channels, source.c_dim, source.h_dim)
         about = {"num_images": len(dataset), "fingerprint": dataset.fingerprint()}
@@ -97,6 +105,8 @@ def main(
                 click.echo(line)
             return 0
 
+        if options.loop.graphs:
+            record(system)
         state = None
         measure = make_measure(options, recipe, system, dataset, device)
         dataset.tolerate(options.data.bad_images)

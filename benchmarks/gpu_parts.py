@@ -7,8 +7,9 @@ is asserted: a part that raises is a failure of the suite.
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from benchmarks.made_features import clustered
 from benchmarks.metrics import features as made_features
 from benchmarks.networks import NETWORKS, Conditions, conditions, make_system
 from benchmarks.peer.clocks import least, wall_seconds
-from benchmarks.step import inputs_of, measure, record_phase
+from benchmarks.step import measure
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
 from stylegan2_icgan.neighbours import make_search
@@ -30,13 +31,26 @@ from torch_utils.ops.bias_act import activations, bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 from torch_utils.precision import is_fast
+from torch_utils.training_stats import Collector
 from training.dataset import ImageFolderDataset, LabelledSource
+from training.graphs import record
 from training.loading import make_loader
+from training.networks.layers import modulated_conv2d
 from training.sampling import sample_images
 from training.step import Step
 
 Result = dict[str, Any]
-Part = Callable[[torch.device, bool], Result]
+Work = Callable[[torch.device, bool], Result]
+
+
+class Part(NamedTuple):
+    """One row of the table at the end."""
+
+    work: Work
+    limit_sec: float
+    needs_native: bool = False
+
+
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 
@@ -125,18 +139,19 @@ def large(device: torch.device, quick: bool) -> Result:
     return {"elements": x.numel()}
 
 
-def step(network: str, precision: str, graphs: bool = False, aug: str = "none", mode: str = "native") -> Part:
-    """benchmarks/step.py"""
+def step(network: str, precision: str, graphs: bool = False, aug: str = "none", mode: str | None = None) -> Work:
+    """benchmarks/step.py; `mode`: other ops than the suite's."""
 
     def part(device: torch.device, quick: bool) -> Result:
         name = {"paper256": "toy", "biggan64": "biggan-tiny"}[network] if quick else network
-        if precision == "fp16" and device.type != "cuda":
-            return {"left_out": f"no float16 arithmetic on {device.type}"}
-        custom_ops.set_mode(mode)
+        used = "fp32" if precision == "fp16" and device.type != "cuda" else precision  # there is no float16 elsewhere
+        custom_ops.set_mode(mode or custom_ops.get_mode())
         batch = 4 if quick else NETWORKS[name].batch
-        system = make_system(name, precision, "instance", batch, device)
-        row = measure(Conditions(system, name, batch, aug, device), 1 if quick else 5, graphs)
-        return row | {"network": name, "batch": batch, "is_fast": is_fast_in(precision, device)}
+        system = make_system(name, used, "instance", batch, device)
+        if graphs:
+            record(system)
+        row = measure(Conditions(system, name, batch, aug, device), 1 if quick else 5)
+        return row | {"network": name, "batch": batch, "precision": used, "is_fast": is_fast_in(used, device)}
 
     return part
 
@@ -146,29 +161,55 @@ def is_fast_in(precision: str, device: torch.device) -> bool:
 
 
 def graphs_equal(device: torch.device, quick: bool) -> Result:
-    """Gradients by a recording against those without one, from the same seeds."""
+    """Gradients and statistics of recorded phases against those of eager ones, from the same seeds, under ADA."""
     name, batch = ("toy", 4) if quick else ("small", 16)
-    system = make_system(name, "fp32", "instance", batch, device)
-    shown = Conditions(system, name, batch, "none", device)
-    errors: dict[str, float] = {}
-    for phase in system.phases:
-        record = record_phase(shown, phase)
+    found: list[dict[str, Tensor]] = []
+    for recorded in (False, True):
+        system = make_system(name, "fp32", "instance", batch, device)
+        for optimizer in system.optimizers.values():  # the weights stay, so that differences don't grow
+            optimizer.param_groups[0]["lr"] = 0.0
+        if recorded:
+            record(system)
+        torch.manual_seed(0)
+        shown, collector = Conditions(system, name, batch, "ada", device), Collector()
+        rows: dict[str, Tensor] = {}
         for seed in range(3):
-            inputs = inputs_of(shown.step())
-            parameters = dict(system.networks[phase.trains].named_parameters())
-            torch.manual_seed(seed)
-            record(inputs)
-            recorded = {key: p.grad.clone() for key, p in parameters.items() if p.grad is not None}
-            system.networks[phase.trains].zero_grad()
-            torch.manual_seed(seed)
-            record.work(inputs)
-            for key, parameter in parameters.items():
-                if parameter.grad is not None:
-                    scale = parameter.grad.abs().max().clamp(min=1e-12)
-                    error = ((recorded[key] - parameter.grad).abs().max() / scale).item()
-                    errors[phase.name] = max(errors.get(phase.name, 0.0), error)
-    assert max(errors.values()) < 1e-3, errors
-    return errors
+            for phase in system.phases:
+                torch.manual_seed(seed)
+                system.run(phase, [replace(shown.step(), key=(seed,))])
+                parameters = system.networks[phase.trains].named_parameters()
+                rows |= {f"{phase.name} {seed} {k}": p.grad.clone() for k, p in parameters if p.grad is not None}
+        means = {key: torch.tensor(row["mean"]) for key, row in collector.collect().items()}
+        found.append(rows | means)
+    eager, recorded_rows = found
+    assert eager.keys() == recorded_rows.keys()
+    errors = {k: ((recorded_rows[k] - v).abs().max() / v.abs().max().clamp(min=1e-6)).item() for k, v in eager.items()}
+    worst = dict(sorted(errors.items(), key=lambda item: -item[1])[:4])
+    assert max(errors.values()) < 1e-3, worst
+    return {"checked": len(errors), "worst": worst}
+
+
+def modulation(device: torch.device, quick: bool) -> Result:
+    """Modulated 3x3 convolutions with weights spelt out for each image (fused) and with images scaled: seconds."""
+    shapes = [(8, 8)] if quick else [(512, 32), (256, 64), (128, 128), (64, 256)]  # channels, side: those of paper256
+    dtypes = (torch.float32, torch.float16) if device.type == "cuda" else (torch.float32,)
+    num, rows = (2 if quick else 32), {}
+    for channels, side in shapes:
+        for dtype in dtypes:
+            x = torch.randn(num, channels, side, side, device=device, dtype=dtype, requires_grad=True)
+            w = torch.randn(channels, channels, 3, 3, device=device, requires_grad=True)
+            s = torch.rand(num, channels, device=device, requires_grad=True)
+
+            def passes(fused: bool, x: Tensor = x, w: Tensor = w, s: Tensor = s) -> list[Callable[[], object]]:
+                def forward() -> Tensor:
+                    return modulated_conv2d(x, w, s, padding=1, fused=fused)
+
+                return [torch.no_grad()(forward), lambda: torch.autograd.grad(forward().sum(), (x, w, s))]
+
+            times = least(passes(True) + passes(False), device, 1 if quick else 5)
+            names = ("fused_forward", "fused_both", "scaled_forward", "scaled_both")
+            rows[f"{channels} channels, {side} px, {dtype}"] = dict(zip(names, times, strict=True))
+    return rows
 
 
 def compiled(device: torch.device, quick: bool) -> Result:
@@ -283,27 +324,28 @@ def processes(device: torch.device, quick: bool) -> Result:
     return {"backend": backend, "elements": x.numel(), "sec": sec}
 
 
-PARTS: dict[str, tuple[Part, int]] = {  # name -> what to do, seconds at most; what matters most comes first
-    "build": (build, 150),
-    "correctness": (correctness, 60),
-    "convolutions": (convolutions, 30),
-    "nan-guard": (nan_guard, 30),
-    "large": (large, 40),
-    "floor": (floor, 90),
-    "step-fp32": (step("paper256", "fp32"), 60),
-    "step-fp16": (step("paper256", "fp16"), 60),
-    "step-fp16-ref": (step("paper256", "fp16", mode="ref"), 60),
-    "graphs-equal": (graphs_equal, 60),
-    "step-fp16-graphs": (step("paper256", "fp16", graphs=True), 60),
-    "step-bf16": (step("paper256", "bf16"), 60),
-    "step-tf32": (step("paper256", "tf32"), 60),
-    "step-fp16-ada": (step("paper256", "fp16", aug="ada"), 60),
-    "biggan-fp32": (step("biggan64", "fp32"), 60),
-    "biggan-bf16": (step("biggan64", "bf16"), 60),
-    "generate": (generate, 60),
-    "loader": (loader, 60),
-    "neighbours": (neighbours, 60),
-    "statistics": (statistics, 60),
-    "processes": (processes, 30),
-    "compiled": (compiled, 120),
+PARTS: dict[str, Part] = {  # what matters most comes first
+    "build": Part(build, 150),
+    "correctness": Part(correctness, 60, needs_native=True),
+    "convolutions": Part(convolutions, 30, needs_native=True),
+    "nan-guard": Part(nan_guard, 30),
+    "large": Part(large, 40, needs_native=True),
+    "floor": Part(floor, 90, needs_native=True),
+    "step-fp32": Part(step("paper256", "fp32"), 60),
+    "step-fp16": Part(step("paper256", "fp16"), 60),
+    "step-fp16-ref": Part(step("paper256", "fp16", mode="ref"), 60),
+    "graphs-equal": Part(graphs_equal, 60),
+    "step-fp16-graphs": Part(step("paper256", "fp16", graphs=True), 60),
+    "step-bf16": Part(step("paper256", "bf16"), 60),
+    "step-tf32": Part(step("paper256", "tf32"), 60),
+    "step-fp16-ada": Part(step("paper256", "fp16", aug="ada"), 60),
+    "biggan-fp32": Part(step("biggan64", "fp32"), 60),
+    "biggan-bf16": Part(step("biggan64", "bf16"), 60),
+    "modulation": Part(modulation, 40),
+    "generate": Part(generate, 60),
+    "loader": Part(loader, 60),
+    "neighbours": Part(neighbours, 60),
+    "statistics": Part(statistics, 60),
+    "processes": Part(processes, 30),
+    "compiled": Part(compiled, 120),
 }

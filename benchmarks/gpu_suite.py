@@ -5,18 +5,34 @@
     python -m benchmarks.gpu_suite --device=cpu --quick   the same questions at toy size, where there is no GPU
 
 Each part (benchmarks/gpu_parts.py) runs in a process of its own with a limit of its own, and the file is written after
-each: one that fails, hangs or takes the memory of the GPU costs no other. The exit code is 1 where a part failed.
+each: one that fails, hangs or takes the memory of the GPU costs no other. The processes are forked, so that Python and
+torch are loaded once; this one never touches the GPU. Where forks can't use it, each loads for itself. Without native
+ops the parts that need them are left out and the others compute by the reference. The exit code is 1 where a part
+failed or was left out.
 """
 
+import contextlib
 import json
-import subprocess
-import sys
+import multiprocessing
+import os
+import signal
+import tempfile
 import time
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy
+import PIL
+import psutil
+import safetensors
+import scipy
 import torch
+import torch._dynamo  # optimisers load it, which takes seconds: once, not in every process
+import torchvision
 
 from benchmarks.gpu_parts import PARTS
 from benchmarks.timing import RESULTS, machine, write_json
@@ -24,44 +40,89 @@ from torch_utils import custom_ops
 from torch_utils.command_line import Command, UserError
 from torch_utils.misc import keep_large_buffers
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_SEC = 460.0  # of the whole suite
+PACKAGES = (numpy, PIL, psutil, safetensors, scipy, torchvision)  # whose versions are written down
 
 
-def run_part(name: str, device: str, quick: bool, limit: float) -> dict[str, Any]:
-    """What a part's process said; never raises."""
-    command = [sys.executable, "-m", "benchmarks.gpu_suite", f"--part={name}", f"--device={device}"]
+def in_process(work: Callable[[], Any], limit: float, method: str = "fork") -> dict[str, Any]:
+    """What the work returned, or why it did not, in a process that is killed with all it started after `limit` seconds.
+
+    Returns:
+        ok, wall_sec, and result or error.
+    """
     began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        result, said = Path(folder) / "result", Path(folder) / "said"
+        process = multiprocessing.get_context(method).Process(target=_process, args=(work, result, said))
+        process.start()
+        process.join(limit)
+        in_time = not process.is_alive()
+        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)  # workers and compilers, too
+        process.join()
+        facts = {"ok": in_time and process.exitcode == 0, "wall_sec": time.perf_counter() - began}
+        if facts["ok"]:
+            return facts | {"result": json.loads(result.read_text())}
+        last = said.read_text(errors="replace")[-2000:] if said.exists() else ""
+        end = f"not done after {limit:.0f} s" if not in_time else f"ended with {process.exitcode}"
+        return facts | {"error": f"{last}\n{end}" if not in_time or process.exitcode != 1 else last}
+
+
+def _process(work: Callable[[], Any], result: Path, said: Path) -> None:
+    os.setsid()
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     try:
-        done = subprocess.run(
-            command + ["--quick"] * quick, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"ok": False, "wall_sec": limit, "error": f"not done after {limit:.0f} s"}
-    facts = {"ok": done.returncode == 0, "wall_sec": time.perf_counter() - began}
-    if done.returncode != 0:
-        return facts | {"error": done.stderr[-2000:]}
-    return facts | {"result": json.loads(done.stdout.splitlines()[-1])}
+        result.write_text(json.dumps(work()))
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+        os._exit(1)
+    os._exit(0)  # as it was forked, nothing is to be tidied up
 
 
-def run_here(name: str, device: torch.device, quick: bool) -> dict[str, Any]:
+def run_here(name: str, device: torch.device, quick: bool, mode: str = "native") -> dict[str, Any]:
     """A part in this process."""
     keep_large_buffers()
     if device.type == "cpu":
         torch.set_num_threads(1)
-    custom_ops.set_mode("native")
-    custom_ops.prepare(device)
-    return PARTS[name][0](device, quick)
+    custom_ops.set_mode(mode)
+    if name != "build":
+        custom_ops.prepare(device)
+    return PARTS[name].work(device, quick)
 
 
-def check_device(device: str) -> torch.device:
-    """
+def facts_of(device: torch.device) -> dict[str, Any]:
+    """What results depend on.
+
     Raises:
-        UserError: there is none.
+        UserError: there is no such device.
+        RuntimeError: forks can't use it.
     """
-    if device == "cuda" and not torch.cuda.is_available():
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise RuntimeError("CUDA was in use before this process was forked")
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device=cuda: there is no GPU here; --device=cpu --quick asks the same at toy size")
-    return torch.device(device)
+    torch.zeros(1, device=device)
+    custom_ops.set_mode("native")
+    return machine(device) | {"packages": {package.__name__: package.__version__ for package in PACKAGES}}
+
+
+def first_look(device: torch.device) -> tuple[dict[str, Any], str]:
+    """The facts, and how to start processes that can use the device.
+
+    Raises:
+        UserError: none can.
+    """
+    for method in ("fork", "spawn"):
+        found = in_process(partial(facts_of, device), 100, method)
+        if found["ok"]:
+            return found["result"], method
+        kind, _, text = found["error"].strip().splitlines()[-1].partition(": ")
+        if kind.endswith("UserError"):
+            break
+    raise UserError(text or kind)
 
 
 @click.command(cls=Command, help=__doc__)
@@ -69,22 +130,22 @@ def check_device(device: str) -> torch.device:
 @click.option("--quick", is_flag=True, help="Toy sizes: does everything run?")
 @click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="Some of the parts.")
 @click.option("--out", type=Path, help="[default: benchmarks/results/<device>.json]", metavar="FILE")
-@click.option("--part", type=click.Choice(list(PARTS)), hidden=True, help="One part, here; its JSON is the last line.")
-def main(device: str, quick: bool, only: tuple[str, ...], out: Path | None, part: str | None) -> int:
-    where = check_device(device)
-    if part is not None:
-        click.echo(json.dumps(run_here(part, where, quick)))
-        return 0
-    facts = machine(where) | {"quick": quick}
+def main(device: str, quick: bool, only: tuple[str, ...], out: Path | None) -> int:
+    where, parts = torch.device(device), dict[str, Any]()
+    found, method = first_look(where)
+    facts = found | {"quick": quick}
     path = out or RESULTS / f"{facts['device'].lower().replace(' ', '-')}{'-quick' if quick else ''}.json"
-    parts: dict[str, Any] = {}
     began = time.perf_counter()
     for name in only or PARTS:
         left = MOST_SEC - (time.perf_counter() - began)
+        mode = "native" if parts.get("build", {"ok": True})["ok"] else "ref"
         if left < 10:
             parts[name] = {"ok": False, "error": "left out: the time was used up"}
+        elif PARTS[name].needs_native and mode == "ref":
+            parts[name] = {"ok": False, "error": "left out: there are no native ops, see build"}
         else:
-            parts[name] = run_part(name, device, quick, min(PARTS[name][1], left))
+            work = partial(run_here, name, where, quick, mode)
+            parts[name] = in_process(work, min(PARTS[name].limit_sec, left), method) | {"ops": mode}
         state = "ok" if parts[name]["ok"] else parts[name]["error"].strip().splitlines()[-1]
         click.echo(f"{name:<20}{parts[name].get('wall_sec', 0.0):>7.1f} s  {state}")
         write_json(path, facts | {"wall_sec": time.perf_counter() - began, "parts": parts})

@@ -1,9 +1,11 @@
 """What metrics cost: statistics, trace term, neighbours, memory, decoding.
 
-    python benchmarks/metrics.py --num=50000 --width=2048 --out=benchmarks/results/metrics.json
+    python -m benchmarks.metrics --out=benchmarks/results/metrics.json
+    python -m benchmarks.metrics --neighbours=10000 --neighbours=50000      # six minutes more, nothing extrapolated
 
 Times are CPU seconds of this process with one thread, best of `--repeats`, and ratios are of one run. Memory is the
-growth of the largest resident size of the process.
+growth of the largest resident size of the process. Precision and recall are measured at several sizes; what
+50,000 x 50,000 would take follows from the number of pairs, what memory it would take has to be measured.
 """
 
 import json
@@ -28,7 +30,7 @@ import torch
 
 from metrics.detectors import RandomProjection
 from metrics.feature_stats import BLOCK_ROWS, FeatureStats, GroupedStats
-from metrics.frechet import frechet_distance, frechet_error
+from metrics.frechet import frechet_distance, frechet_error, sqrt_trace
 from metrics.image_sets import ImageSet, extract
 from metrics.kernel_distance import kernel_distance
 from metrics.precision_recall import precision_recall
@@ -36,6 +38,8 @@ from stylegan2_icgan.evaluation.images import FileImages
 from torch_utils.command_line import Command
 from torch_utils.files import atomic_write
 from torch_utils.misc import keep_large_buffers
+
+LARGE = 50_000  # x as many: the precision and recall of pr50k3_full
 
 
 class Noise(ImageSet):
@@ -96,12 +100,14 @@ def statistics(num: int, width: int, repeats: int) -> dict[str, float]:
     grouped = cpu_sec(lambda: stream(GroupedStats(num)), repeats)
     a, groups = FeatureStats().append(features(num, width, 1) * 1.1), GroupedStats(num).append(x).groups()
     b = reduce(add, groups)
+    cov_a, cov_b = a.cov, b.cov
     return {
         "product_sec": product,
         "statistics_sec": ours,
         "ratio": ours / product,
         "in_groups_ratio": grouped / product,
-        "trace_sec": cpu_sec(lambda: frechet_distance(a, b), repeats),
+        "trace_sec": cpu_sec(lambda: sqrt_trace(cov_a, cov_b), repeats),
+        "frechet_sec": cpu_sec(lambda: frechet_distance(a, b), repeats),
         "error_sec": cpu_sec(lambda: frechet_error(a, groups), 1),
     }
 
@@ -124,11 +130,18 @@ def float32_products(num: int, width: int) -> dict[str, float]:
 
 
 def neighbours(num: int, width: int) -> dict[str, float]:
-    """Precision and recall of num x num."""
+    """Precision and recall of num x num; memory is that of both sets of features and of what is computed."""
     before = peak_mib()
     real, fake = features(num, width, 0), features(num, width, 1)
     seconds = cpu_sec(lambda: precision_recall(real, fake), 1)
-    return {"num": num, "width": width, "sec": seconds, "memory_mib": peak_mib() - before}
+    return {
+        "num": num,
+        "width": width,
+        "sec": seconds,
+        "features_mib": (real.nbytes + fake.nbytes) / 2**20,
+        "memory_mib": peak_mib() - before,
+        "process_mib": peak_mib(),
+    }
 
 
 def decoding(side: int, num: int) -> dict[str, float]:
@@ -165,7 +178,10 @@ def alone(part: str, *numbers: int) -> dict[str, float]:
 @click.command(cls=Command, help=__doc__)
 @click.option("--num", type=int, default=50_000, show_default=True, help="Rows of features.", metavar="N")
 @click.option("--width", type=int, default=2048, show_default=True, help="Width of features.", metavar="D")
-@click.option("--neighbours", "rows", type=int, default=5_000, show_default=True, help="Rows of precision and recall.")
+@click.option(
+    "--neighbours", "sizes", type=int, multiple=True, default=(10_000, 20_000), show_default=True,
+    help="Rows of precision and recall; several times.", metavar="N",
+)  # fmt: skip
 @click.option("--images", type=int, default=50_000, show_default=True, help="Images that stream through.", metavar="N")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Best of so many.", metavar="N")
 @click.option("--out", type=Path, help="Write the table as JSON.", metavar="FILE")
@@ -174,7 +190,7 @@ def alone(part: str, *numbers: int) -> dict[str, float]:
 def main(
     num: int,
     width: int,
-    rows: int,
+    sizes: tuple[int, ...],
     images: int,
     repeats: int,
     out: Path | None,
@@ -187,6 +203,7 @@ def main(
         click.echo(json.dumps({"neighbours": neighbours, "memory": memory}[part](*numbers)))
         return
     x, y = features(4000, width, 0), features(4000, width, 1)
+    measured = [alone("neighbours", rows, width) for rows in sorted(set(sizes))]
     results: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
         "torch": torch.__version__,
@@ -195,10 +212,13 @@ def main(
         "statistics": statistics(num, width, repeats),
         "float32_products": float32_products(num, width),
         "kernel_distance_sec": cpu_sec(lambda: kernel_distance(x, y), 1),
-        "precision_recall": alone("neighbours", rows, width),
+        "precision_recall": measured,
         "stream": alone("memory", images),
         "decoding": decoding(299, 128),
     }
+    if measured[-1]["num"] < LARGE:
+        pairs = (LARGE / measured[-1]["num"]) ** 2
+        results["precision_recall_extrapolated"] = {"num": LARGE, "sec": measured[-1]["sec"] * pairs}
     click.echo(json.dumps(results, indent=2))
     if out is not None:
         with atomic_write(out) as file:

@@ -40,6 +40,7 @@ def _preset(name: str, resolution: int, batch: int) -> Network:
 TOY = {"z_dim": 32, "w_dim": 32, "map_layers": 2, "channel_base": 1024, "channel_max": 32}
 NETWORKS = {
     "toy": Network("stylegan2", TOY, 32, 4),
+    "tiny": _preset("tiny", 16, 16),
     "small": Network("stylegan2", {"channel_base": 4096, "channel_max": 128}, 64, 16),
     "full32": Network("stylegan2", {"channel_base": 16384}, 32, 16),
     "paper256": _preset("paper256", 256, 32),

@@ -5,7 +5,8 @@
 
 The floor of a row is the time that a copy of as many bytes takes, measured in turns with it: the tensors that the
 operation cannot but read and write, each once. On the CPU one thread works and process time counts; on a GPU, its own
-clock. 'times' is the measured time over the floor.
+clock. 'times' is the measured time over the floor. On the CPU 3x3 convolutions follow, native against torch's; they are
+bound by arithmetic.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import click
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.peer.clocks import least
 from benchmarks.timing import RESULTS, machine, write_json
@@ -22,11 +24,13 @@ from torch_utils import custom_ops
 from torch_utils.command_line import Command
 from torch_utils.misc import keep_large_buffers, pick_device
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.conv3x3_native import conv3x3
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d
 
 SHAPES = {"cpu": [16, 128, 64, 64], "cuda": [64, 256, 128, 128]}  # 32 MiB and 1 GiB in float32: beyond any cache
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CONVOLUTIONS = ((64, 64), (128, 64), (128, 32), (512, 16))  # channels, side; 16 images
 DIRECTIONS = ("forward", "backward", "double backward")
 Operation = Callable[[Tensor, Tensor, Tensor, str], Tensor]  # x, bias, filter, impl
 
@@ -103,6 +107,29 @@ def run_all(device: torch.device, quick: bool, shape: list[int] | None = None) -
     return {"shape": shape, "quick": quick, "rows": rows}
 
 
+def convolution_works(num: int, channels: int, side: int) -> dict[str, list[Callable[[], object]]]:
+    """Direction -> native and torch's: float32, channels last, as training calls them on the CPU."""
+    x = torch.randn(num, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
+    w = torch.randn(channels, channels, 3, 3).requires_grad_()
+    kinds = (lambda: conv3x3(x, w, False), lambda: functional.conv2d(x, w, padding=1))
+    results = [kind() for kind in kinds]
+    dy = torch.randn_like(results[1])
+    backward = [lambda y=y: torch.autograd.grad(y, [x, w], dy, retain_graph=True) for y in results]
+    return {"forward": [torch.no_grad()(kind) for kind in kinds], "backward": backward}
+
+
+def run_convolutions(quick: bool) -> list[dict[str, Any]]:
+    """3x3 convolutions, native against torch's."""
+    rows = []
+    for channels, side in CONVOLUTIONS:
+        for direction, works in convolution_works(2 if quick else 16, channels, side).items():
+            native, plain = (1e3 * sec for sec in least(works, torch.device("cpu"), 2 if quick else 5))
+            rows.append({"channels": channels, "side": side, "direction": direction})
+            rows[-1] |= {"native_ms": native, "torch_ms": plain, "times_faster": plain / native}
+            click.echo(f"3x3, {channels:>3} channels, {side} px {direction:<9}{native:>8.1f} ms, torch {plain:.1f} ms")
+    return rows
+
+
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--device", default="auto", help="auto, cpu or cuda.  [default: auto]")
 @click.option("--quick", is_flag=True, help="Three repetitions in place of 15, no reference.")
@@ -116,7 +143,10 @@ def main(device: str, quick: bool, out: Path | None) -> None:
     custom_ops.prepare(where)
     facts = machine(where)
     path = out or RESULTS / f"ops-{facts['device'].lower().replace(' ', '-')}.json"
-    write_json(path, facts | run_all(where, quick))
+    results = facts | run_all(where, quick)
+    if where.type == "cpu":
+        results["convolutions"] = run_convolutions(quick)
+    write_json(path, results)
     click.echo(f"written: {path}")
 
 

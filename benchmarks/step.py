@@ -18,69 +18,21 @@ import torch
 
 from benchmarks.networks import NETWORKS, PRECISIONS, Conditions, make_system, peer_spec
 from benchmarks.peer.clocks import least, peak_mib, reset_peak, wall_seconds
-from benchmarks.peer.run import run_peer
+from benchmarks.peer.run import check_checkout, run_peer
 from benchmarks.timing import MODES, machine, words, write_json
+from stylegan2_icgan.systems import SYSTEMS
 from torch_utils import custom_ops
 from torch_utils.command_line import Command
 from torch_utils.misc import keep_large_buffers, pick_device
-from training.condition import Condition
-from training.graphs import Recorded
-from training.step import Step
-from training.system import Phase, System
+from training.graphs import check_graphs, record
+from training.system import System
 
 Times = dict[str, float]
 
 
-def eager_works(conditions: Conditions) -> dict[str, Callable[[], None]]:
+def works_of(conditions: Conditions) -> dict[str, Callable[[], None]]:
+    """Phase -> what runs it once."""
     return {phase.name: lambda phase=phase: conditions.run(phase) for phase in conditions.system.phases}
-
-
-def graph_works(conditions: Conditions) -> dict[str, Callable[[], None]]:
-    """The same with forward and backward passes recorded. Style mixing, which the host decides on, is left out."""
-    return {phase.name: graph_work(conditions, phase) for phase in conditions.system.phases}
-
-
-def graph_work(conditions: Conditions, phase: Phase) -> Callable[[], None]:
-    system, record = conditions.system, record_phase(conditions, phase)
-
-    def work() -> None:
-        record(inputs_of(conditions.step()))
-        system.guard.step(phase.name, phase.trains, system.networks[phase.trains], system.optimizers[phase.trains])
-
-    return work
-
-
-def record_phase(conditions: Conditions, phase: Phase) -> Recorded:
-    """Forward and backward passes of a phase as a function of a step's tensors."""
-    system = conditions.system
-    for term in phase.terms:
-        generate = getattr(term, "generate", None)
-        if hasattr(generate, "prob"):
-            generate.prob = 0.0
-
-    def backward(inputs: list[torch.Tensor]) -> torch.Tensor:
-        only_train(system, phase)
-        real, real_c, real_h, z, gen_c, gen_h = inputs
-        step = Step(system.networks, real, Condition(real_c, real_h), z, Condition(gen_c, gen_h), conditions.augment)
-        total = torch.zeros((), device=real.device)
-        for term in phase.terms:
-            with system.precision.autocast(real.device):
-                value = term(step).float().mean() * phase.gain
-            value.backward()
-            total = total + value.detach()
-        return total
-
-    only_train(system, phase)
-    return Recorded(backward, inputs_of(conditions.step()), list(system.networks[phase.trains].parameters()))
-
-
-def only_train(system: System, phase: Phase) -> None:
-    for name, network in system.networks.items():
-        network.requires_grad_(name == phase.trains)
-
-
-def inputs_of(step: Step) -> list[torch.Tensor]:
-    return [step.real, step.real_cond.c, step.real_cond.h, step.z, step.gen_cond.c, step.gen_cond.h]
 
 
 def per_step(times: Times, system: System) -> float:
@@ -88,10 +40,10 @@ def per_step(times: Times, system: System) -> float:
     return sum(times[phase.name] / phase.interval for phase in system.phases)
 
 
-def measure(conditions: Conditions, repeats: int, graphs: bool) -> dict[str, Any]:
+def measure(conditions: Conditions, repeats: int) -> dict[str, Any]:
     """Seconds of the phases and of a step, images a second, and the most memory."""
     reset_peak(conditions.device)
-    works = (graph_works if graphs else eager_works)(conditions)
+    works = works_of(conditions)
     times = dict(zip(works, least(list(works.values()), conditions.device, repeats), strict=True))
     step = per_step(times, conditions.system)
     row: dict[str, Any] = {"sec": times, "step_sec": step, "images_per_sec": conditions.batch / step}
@@ -116,7 +68,7 @@ def merge(rows: list[dict[str, Any]], batch: int, intervals: dict[str, int]) -> 
 @click.option("--precision", "precisions", default="fp32", show_default=True, help="Some of fp32,tf32,fp16,bf16.")
 @click.option("--cond", type=click.Choice(["none", "instance"]), default="instance", show_default=True)
 @click.option("--aug", type=click.Choice(["none", "ada"]), default="none", show_default=True, help="ada: at p = 0.5.")
-@click.option("--graphs", is_flag=True, help="CUDA graphs of the passes, without style mixing.")
+@click.option("--graphs", is_flag=True, help="As of train.py: CUDA graphs of the passes.")
 @click.option("--batch", type=int, help="Images a step.  [default: the network's]", metavar="N")
 @click.option("--threads", type=int, default=1, show_default=True, help="Of the CPU.", metavar="N")
 @click.option("--repeats", type=int, default=3, show_default=True, help="Of each phase, in a round.", metavar="N")
@@ -146,19 +98,24 @@ def main(
         for precision in words("precision", precisions, PRECISIONS)
         for mode in words("ops", modes, MODES)
     ]
+    if peer is not None:
+        check_checkout(peer)
+        specs = {precision: peer_spec(name, precision, cond, num, where) for _, precision in wanted}
     rows: dict[str, dict[str, Any]] = {}
     for mode, precision in wanted:
         custom_ops.set_mode(mode)
         custom_ops.prepare(where)
         system = make_system(name, precision, cond, num, where)
+        if graphs:
+            check_graphs(name, SYSTEMS[NETWORKS[name].system], where)
+            record(system)
         conditions = Conditions(system, name, num, aug, where)
         intervals = {phase.name: phase.interval for phase in system.phases}
         ours, theirs = [], []
         for _ in range(rounds):
-            ours.append(measure(conditions, repeats, graphs))
             if peer is not None:
-                spec = peer_spec(name, precision, cond, num, where)
-                theirs.append(run_peer(peer, spec | {"measure": "step", "repeats": repeats}))
+                theirs.append(run_peer(peer, specs[precision] | {"measure": "step", "repeats": repeats}))
+            ours.append(measure(conditions, repeats))
         rows[f"{mode} {precision}"] = merge(ours, num, intervals)
         show(f"{mode} {precision}", rows[f"{mode} {precision}"], intervals)
         if peer is not None:

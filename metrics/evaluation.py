@@ -13,7 +13,7 @@ from metrics.feature_stats import FeatureStats, GroupedStats
 from metrics.image_sets import ImageSet, extract
 from metrics.inception_score import SPLITS
 from metrics.lpips import Lpips
-from metrics.metric_names import REMEDIES, Metric
+from metrics.metric_names import REMEDIES, Metric, with_count
 from metrics.reference_cache import ReferenceCache
 from torch_utils.command_line import UserError
 from torch_utils.files import Countdown
@@ -88,12 +88,13 @@ def check(metric: Metric, sides: Sides) -> None:
         raise UserError(f"--metrics={metric.name} needs {REMEDIES[missing]}")
     if metric.kind == "fid_strata" and sides.training is not None and sides.training.classes(zero) is None:
         raise UserError(f"--metrics={metric.name} needs training data with class labels; --train-data has none")
+    fewest = SPLITS if metric.kind == "is" else max(metric.k + 1, 2)
     if fake.num is not None and fake.num < metric.num:
+        smaller = f"name a smaller count, for example {with_count(metric.name, fake.num)}"
         raise UserError(
-            f"--metrics={metric.name} takes {metric.num:,} generated images, there are {fake.num:,}; name a smaller "
-            f"count, for example {metric.name.split('_')[0].rstrip('0123456789k')}{fake.num}"
+            f"--metrics={metric.name} takes {metric.num:,} generated images, there are {fake.num:,}; "
+            f"{smaller if fake.num >= fewest else f'expected at least {fewest}'}"
         )
-    fewest = max(metric.k + 1, 2)
     if metric.kind in ("instance_distance", "instance_pr"):
         fewest = sides.neighbours + 1
     if real is not None and real.num is not None and "real" in metric.needs and real.num < fewest:

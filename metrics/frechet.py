@@ -10,6 +10,8 @@ from torch import Tensor
 
 from metrics.feature_stats import FeatureStats
 
+COLUMNS = 256  # of a product computed at once
+
 
 def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
     """|mu_a - mu_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)). arXiv:1706.08500, equation 6.
@@ -35,18 +37,26 @@ def sqrt_trace(cov_a: Tensor, cov_b: Tensor) -> float:
     With any F such that C_a = F F^T, the product C_a C_b has the eigenvalues of the symmetric F^T C_b F, which are real
     and not negative.
     """
-    factor = _factor(cov_a)
-    return float(torch.linalg.eigvalsh(factor.T @ cov_b @ factor).clamp_min(0).sqrt().sum())
+    return float(torch.linalg.eigvalsh(_between(_factor(cov_a), cov_b)).clamp_min(0).sqrt().sum())
 
 
 def _factor(cov: Tensor) -> Tensor:
-    """F with F F^T = cov: Cholesky's where there is one (half the time at D = 2048), else of its eigendecomposition."""
+    """Lower triangular F with F F^T = cov: Cholesky's where there is one, else by way of the eigendecomposition."""
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(cov)
     if failed:
         values, vectors = torch.linalg.eigh(cov)
-        factor = vectors * values.clamp_min(0).sqrt()  # round-off makes zeros slightly negative
+        factor = torch.linalg.qr((vectors * values.clamp_min(0).sqrt()).T).R.T  # zeros come out slightly negative
     return factor
+
+
+def _between(factor: Tensor, cov: Tensor) -> Tensor:
+    """F^T C F of a lower triangular F: its lower triangle, which is what eigvalsh and eigh look at, for a third."""
+    product = torch.zeros_like(cov)
+    for start in range(0, len(cov), COLUMNS):
+        rest, some = slice(start, None), slice(start, start + COLUMNS)
+        product[rest, some] = factor[rest, rest].T @ (cov[rest, rest] @ factor[rest, some])
+    return product
 
 
 def frechet_error(a: FeatureStats, groups: Sequence[FeatureStats]) -> float | None:
@@ -69,7 +79,7 @@ def frechet_error(a: FeatureStats, groups: Sequence[FeatureStats]) -> float | No
         return None
     (mean_a, cov_a), (mean_b, cov_b) = a.mean_and_cov(), b.mean_and_cov()
     factor = _factor(cov_a)
-    values, vectors = torch.linalg.eigh(factor.T @ cov_b @ factor)
+    values, vectors = torch.linalg.eigh(_between(factor, cov_b))
     if values[0] <= values[-1] * width * torch.finfo(torch.float64).eps:
         return None
     root = factor @ (vectors * values.pow(-0.25))

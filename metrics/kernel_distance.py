@@ -18,7 +18,7 @@ def kernel_distance(
 
     Args:
         real, fake: features [N, D] and [M, D], at least 2 rows each.
-        num_subsets: how many pairs of subsets; 1 with `subset_rows` >= N, M is the exact distance of both sets.
+        num_subsets: how many pairs; of sets of one size, no larger than `subset_rows`, there is one, the whole.
         subset_rows: rows of a subset; at most as many as the smaller set has.
         seed: of the subsets.
 
@@ -33,6 +33,8 @@ def kernel_distance(
     rows = min(subset_rows, len(real), len(fake))
     if rows < 2:
         raise ValueError(f"got {len(real)} real and {len(fake)} fake features; expected at least 2 of each")
+    if rows == len(real) == len(fake):
+        num_subsets = 1  # each would be the whole
     distances = []
     for number in range(num_subsets):
         draw = np.random.Generator(np.random.Philox(key=[seed, number]))  # a subset does not depend on the others

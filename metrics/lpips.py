@@ -1,6 +1,6 @@
 """LPIPS: distance of two images as a network sees them. Zhang et al., arXiv:1801.03924, equation 1, VGG16, v0.1."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +98,23 @@ class Lpips(torch.nn.Module):
         if min(a.shape[2:]) < SMALLEST:
             raise UserError(f"LPIPS takes images of {SMALLEST} pixels or more; these have {min(a.shape[2:])}")
         x = torch.cat([with_colour(images.to(self.get_buffer("shift").device).float()) for images in (a, b)])
-        x = (x / 127.5 - 1 - self.get_buffer("shift")) / self.get_buffer("scale")
         total = torch.zeros(len(a), device=x.device)
+        for level, units in enumerate(self.units(x / 127.5 - 1)):
+            total += self.apart(level, *units.chunk(2))
+        return total
+
+    def units(self, images: Tensor) -> Iterator[Tensor]:
+        """What the network makes of images after each block, of unit length along the channels; differentiable.
+
+        Args:
+            images: float32 [N, 3, H, W] about [-1, 1].
+        """
+        x = (images - self.get_buffer("shift")) / self.get_buffer("scale")
         for level, block in enumerate(self.blocks):
             with exact_float32():
                 x = block(F.max_pool2d(x, 2) if level else x)
-            unit_a, unit_b = (x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)).chunk(2)
-            apart = (unit_a - unit_b).square() * self.get_buffer(f"head{level}")
-            total += apart.sum(dim=1).mean(dim=(1, 2))
-        return total
+            yield x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+
+    def apart(self, level: int, a: Tensor, b: Tensor) -> Tensor:
+        """The summand of equation 1 of one block, [N]."""
+        return ((a - b).square() * self.get_buffer(f"head{level}")).sum(dim=1).mean(dim=(1, 2))

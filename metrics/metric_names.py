@@ -34,6 +34,12 @@ class Metric:
     def needs(self) -> frozenset[str]:
         return KINDS[self.kind].needs
 
+    @property
+    def results(self) -> list[str]:
+        """Names of its values: 'fid50k_full', or 'pr50k3_full_precision' and 'pr50k3_full_recall'."""
+        parts = PARTS.get(self.kind)
+        return [self.name] if parts is None else [f"{self.name}_{part}" for part in parts]
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -53,6 +59,14 @@ class Kind:
     example: str
     about: str
 
+
+# Of metrics with several values.
+PARTS = {
+    "is": ("mean", "std"),
+    "pr": ("precision", "recall"),
+    "dc": ("density", "coverage"),
+    "instance_pr": ("precision", "recall"),
+}
 
 # What a metric may need, and what to say where it is missing.
 REMEDIES = {
@@ -133,6 +147,14 @@ def parse_metrics(names: str) -> list[Metric]:
     if not words:
         raise UserError(f"--metrics={names}: expected names separated by commas, for example fid50k_full,kid50k_full")
     return [parse_metric(word) for word in dict.fromkeys(words)]
+
+
+def with_count(name: str, num: int) -> str:
+    """The same metric of `num` files: 'fid50k_full', 60 -> 'fid60_full'; 'pr50k3', 60 -> 'pr60_3'."""
+    kind = re.match(r"[a-z]+", name)
+    assert kind is not None  # of a name that was parsed
+    count = f"{num}_" if kind[0] in ("pr", "dc") else str(num)
+    return kind[0] + count + re.sub(r"^\d+k?(_(?=\d))?", "", name[kind.end() :])
 
 
 def higher_is_better(result: str) -> bool:

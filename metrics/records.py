@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -64,6 +65,18 @@ def student(freedom: int) -> float:
     from scipy.special import stdtrit  # imported where repeats are asked for
 
     return float(stdtrit(freedom, 0.975))
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a place for records before there are any.
+
+    Raises:
+        UserError: neither the folder nor, where it is still to be made, what is above it can be written.
+    """
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"{folder}: metric-*.jsonl can't be written there; name another place with --out=DIR")
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from stylegan2_icgan.exporting.folder import read_folder
 from stylegan2_icgan.exporting.hub import HUB_ID, fetch_folder
 from stylegan2_icgan.extractors.extractor import Extractor, normalise
 from stylegan2_icgan.extractors.networks import NetworkExtractor
-from stylegan2_icgan.features import canonical_name, check_extractor_name, restore_extractor
+from stylegan2_icgan.features import canonical_name, check_extractor_name
 from stylegan2_icgan.models import Model, load_model
 from stylegan2_icgan.systems import SYSTEMS
 from torch_utils.command_line import UserError
@@ -190,7 +190,7 @@ def features(
             by name: 'dinov2', 'clip', 'resnet50', 'swav', 'resnet50-lt', or 'timm:NAME'.
         weights: a local file of the extractor's weights; None: published ones are taken from this machine's caches, or
             fetched.
-        device: where the extractor runs.
+        device: where a network that is named runs; a generator's runs beside it.
 
     Returns:
         float32 [N, h_dim] on the CPU, rows of unit length.
@@ -212,15 +212,14 @@ def features(
 
 
 def _extractor(extractor: str | Generator, weights: Path | None, device: str) -> Extractor:
-    where = pick_device(device)
     if isinstance(extractor, Generator):
         if not extractor.h_dim or not extractor.exemplars.extractor:
             raise UserError("features: this model is not conditioned on instances; name an extractor")
-        return restore_extractor(extractor.exemplars.extractor, extractor.exemplars.extractor_state, weights, where)
+        return extractor.model.extractor(weights)
     check_extractor_name(extractor)
     if extractor in ("pca", "file"):
         raise UserError(f"features: {extractor} belongs to a model or data set; give the generator as the extractor")
-    return NetworkExtractor.make(canonical_name(extractor), weights, where)
+    return NetworkExtractor.make(canonical_name(extractor), weights, pick_device(device))
 
 
 def _of_pixels(images: torch.Tensor, extractor: Extractor) -> torch.Tensor:

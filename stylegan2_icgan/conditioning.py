@@ -119,7 +119,7 @@ def from_features(model: Model, path: Path, choice: Choice, data: Path | None) -
         raise UserError(f"{where}: this model is not conditioned on instances; leave it out")
     arrays = feature_arrays(path, where)
     if "features" not in arrays:
-        raise UserError(f"{where} has no array 'features' (it has {', '.join(arrays) or 'none'}); expected one")
+        raise UserError(f"{where} has no array 'features'; expected one of floating-point rows [N, {h_dim}]")
     features = arrays["features"]
     if features.dtype.kind != "f" or features.ndim not in (1, 2) or not features.size:
         raise UserError(f"{where}: expected floating-point rows [N, {h_dim}]")

@@ -1,17 +1,20 @@
 """From a snapshot to a generator, and from images to the features it is conditioned on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from stylegan2_icgan.extractors.extractor import Extractor
 from stylegan2_icgan.features import restore_extractor
 from stylegan2_icgan.systems import PAIRED, SYSTEMS
+from torch_utils import custom_ops
 from torch_utils.command_line import UserError
 from torch_utils.images import BLACK, WHITE, load_image
+from torch_utils.misc import keep_large_buffers, pick_device
 from training.checkpoint import Recipe, Snapshot, load_snapshot
 from training.condition import Exemplars
 from training.config import from_json
@@ -36,6 +39,7 @@ class Model:
     path: Path
     snapshot: Snapshot
     device: torch.device
+    _extractors: dict[Path | None, Extractor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def recipe(self) -> Recipe:
@@ -50,8 +54,9 @@ class Model:
         """The average of `G`: float32, eval mode, no gradients.
 
         Raises:
-            UserError: weights that do not fit what the file says it is.
+            UserError: weights that do not fit what the file says it is, or native ops that can't be had.
         """
+        custom_ops.prepare(self.device)
         kind = SYSTEMS[self.recipe.system]
         try:
             options = from_json(kind.options, self.recipe.options, f"--network={self.path}")
@@ -61,6 +66,22 @@ class Model:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"--network={self.path}: its weights do not fit its own description ({reason})") from None
         return generator.eval().requires_grad_(False).to(self.device)
+
+    def extractor(self, weights: Path | None = None) -> Extractor:
+        """What makes its features, on its device; loaded once.
+
+        Args:
+            weights: a local file; None: where its weights are usually found.
+
+        Raises:
+            UserError: weights that can't be had, or are not the model's.
+        """
+        if weights not in self._extractors:
+            stored = self.exemplars
+            self._extractors[weights] = restore_extractor(
+                stored.extractor, stored.extractor_state, weights, self.device
+            )
+        return self._extractors[weights]
 
     def features(self, images: Sequence[Path], weights: Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """h of images, by the extractor the model was trained with.
@@ -73,8 +94,7 @@ class Model:
         """
         if not self.exemplars.extractor:
             raise UserError("--instance-images: this model is not conditioned on instances; leave it out")
-        stored = self.exemplars
-        extractor = restore_extractor(stored.extractor, stored.extractor_state, weights, self.device)
+        extractor = self.extractor(weights)
         pixels = self.pixels(images, "--instance-images")
         return extractor(pixels).cpu(), pixels
 
@@ -105,6 +125,21 @@ class Model:
         return torch.from_numpy(np.stack(loaded))
 
 
+def open_model(path: str | Path, device: str, ops: str) -> Model:
+    """The model in a snapshot, for a script: this process is set up for it first.
+
+    Args:
+        device: 'auto', 'cpu', 'cuda' or 'mps'.
+        ops: 'auto', 'native' or 'ref'; native ones are built with the network, when flags have been checked.
+
+    Raises:
+        UserError: a device that is not there, or as `load_model`.
+    """
+    keep_large_buffers()
+    custom_ops.set_mode(ops)
+    return load_model(path, pick_device(device))
+
+
 def load_model(path: str | Path, device: torch.device, translator: bool = False) -> Model:
     """The model in a snapshot.
 
@@ -114,6 +149,11 @@ def load_model(path: str | Path, device: torch.device, translator: bool = False)
     Raises:
         UserError: missing, damaged or foreign file, a system this version does not have, or the other kind of model.
     """
+    if Path(path).suffix == ".pkl":
+        raise UserError(
+            f"--network={path} is a pickle, which could execute anything; make a snapshot of it first: python -m "
+            f"stylegan2_icgan.convert {path} {Path(path).with_suffix('.pt')}"
+        )
     snapshot = load_snapshot(path)
     if snapshot.recipe.system not in SYSTEMS:
         there = ", ".join(SYSTEMS)

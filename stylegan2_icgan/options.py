@@ -9,10 +9,11 @@ from metrics.metric_names import parse_metrics
 from stylegan2_icgan.features import check_extractor_name
 from stylegan2_icgan.making import StoreOptions
 from stylegan2_icgan.presets import PRESETS
-from stylegan2_icgan.systems import SYSTEMS
+from stylegan2_icgan.systems import SYSTEMS, check_condition
 from torch_utils.command_line import UserError, nearest
 from torch_utils.distributed import launched
 from training.augment import AugmentOptions, check_augment
+from training.class_prior import check_sampling
 from training.config import DataOptions, LoopOptions, check_bounds, from_json, option, to_json
 
 
@@ -114,6 +115,7 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
             values[name], sources[name] = value, f"derived: {why}"
     resolved = TrainingOptions(cfg, system, **shared, model=group("model"), sources=sources)
     _check_instances(resolved)
+    check_sampling(shared["data"].sampling, shared["data"].class_temperature, shared["data"].cond)
     check_augment(resolved.augment, lambda name: sources[name] == "flag")
     check_system(resolved, resolution)
     return resolved
@@ -167,7 +169,8 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
 
 
 def check_system(options: TrainingOptions, resolution: int) -> None:
-    """Refuse what the system can't do at a resolution, with as many images at a time."""
+    """Refuse what the system can't do: this condition, this resolution, with as many images at a time."""
+    check_condition(options.system, options.model, options.data.cond)
     SYSTEMS[options.system].check(options.model, resolution, round_size(options.loop))
 
 
@@ -201,6 +204,13 @@ def _check_loop(loop: LoopOptions) -> None:
     for name in ("keep_best", "patience", "metrics_detector", "metrics_weights"):
         if getattr(loop, name) is not None and loop.metrics is None:
             raise UserError(f"--{name.replace('_', '-')}={getattr(loop, name)} needs measurements; give --metrics, too")
+    if loop.wandb is not None:
+        try:
+            import wandb  # noqa: F401
+        except ImportError:
+            raise UserError(
+                f"--wandb={loop.wandb} needs the package wandb; pip install wandb, or leave it out"
+            ) from None
     if loop.keep_every is not None and loop.keep_last is None:
         raise UserError(f"--keep-every={loop.keep_every:g} does nothing without --keep-last; every snapshot stays")
 

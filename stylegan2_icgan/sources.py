@@ -8,11 +8,10 @@ from stylegan2_icgan.clusters import check_clusters, make_cluster_source
 from stylegan2_icgan.instances import InstanceDataset
 from stylegan2_icgan.making import ensure_store
 from stylegan2_icgan.options import TrainingOptions
-from stylegan2_icgan.systems import PAIRED, check_condition
+from stylegan2_icgan.systems import PAIRED
 from torch_utils.command_line import UserError
 from torch_utils.misc import free_memory
 from training.cache import decoded_file
-from training.class_prior import check_sampling
 from training.dataset import ImageFolderDataset, LabelledSource, SampleSource
 from training.pairs import PairedSource, align, open_partner
 
@@ -35,8 +34,6 @@ def make_source(
         UserError: flags that contradict each other, a cache that does not fit, and all that making features refuses.
     """
     o, data = options.instances, options.data
-    check_condition(options.system, options.model, data.cond)
-    check_sampling(data.sampling, data.class_temperature, data.cond)
     check_clusters(data, len(dataset), lambda name: options.sources[name] == "flag")
     if options.system in PAIRED or data.data_b is not None:
         return make_pairs(options, dataset, device, say)

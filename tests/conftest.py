@@ -13,7 +13,15 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from torch_utils import custom_ops
+
 torch.set_num_threads(1)  # two test processes share two cores
+
+
+@pytest.fixture(autouse=True)
+def _reference_ops() -> None:
+    """As in a fresh process: a script that another test ran may have chosen other ops."""
+    custom_ops.set_mode("ref")
 
 
 def write_zip(

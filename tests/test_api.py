@@ -266,6 +266,14 @@ def test_off_line_the_answer_comes_at_once(hub: type[Handler], monkeypatch: pyte
 # The manual
 
 
+def test_the_home_page_and_the_menu_lead_to_every_page() -> None:
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")} - {"index.md"}
+    linked = re.findall(r"\]\(([\w/-]+\.md)\)", (ROOT / "docs/index.md").read_text(encoding="utf-8"))
+    menu = re.findall(r"^ +- .+: ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+    assert sorted(linked) == sorted(pages)
+    assert sorted(menu) == sorted(pages | {"index.md"})
+
+
 @pytest.mark.slow
 def test_the_manual_is_built_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")

@@ -20,13 +20,16 @@ import train
 from metrics import lpips
 from metrics.detectors import RandomProjection
 from metrics.image_sets import extract
+from metrics.plot import read_curves
 from stylegan2_icgan.evaluation.conditions import instance_features, make_conditions
 from stylegan2_icgan.evaluation.generated import Generated
 from stylegan2_icgan.evaluation.images import FileImages
 from stylegan2_icgan.evaluation.options import Flags
 from stylegan2_icgan.evaluation.snapshots import SnapshotMetrics
 from stylegan2_icgan.models import load_model
+from torch_utils import custom_ops
 from torch_utils.command_line import UserError
+from torch_utils.curves import HEIGHT, WIDTH
 from torch_utils.files import sha256
 from training.dataset import ImageFolderDataset
 
@@ -157,7 +160,10 @@ def test_all_snapshots_of_a_run_make_a_curve(trained, tmp_path):
     records(f"--network={run}", RANDOM, "--metrics=is20,fid48_full")
     result = invoke(calc_metrics.main, f"--plot={run}")
     assert result.exit_code == 0
-    assert (run / "metrics.svg").read_text().count("<circle") == 6  # two snapshots; the score has mean and deviation
+    assert list(read_curves(run)) == ["fid48_full", "is20_mean", "is20_std"]
+    assert all(sorted(curve) == [1.0, 2.0] for curve in read_curves(run).values())
+    with PIL.Image.open(run / "metrics.png") as picture:
+        assert picture.size == (2 * WIDTH, 2 * HEIGHT)  # three panels
 
 
 @pytest.mark.parametrize("other", [False, True])
@@ -197,7 +203,7 @@ def test_batch_norm_is_a_property_of_the_generator(trained, biggan, refused: Ref
     plain = [f"--network={trained['none']}", RANDOM, "--metrics=fid48_full"]
     assert "no batch normalisation; leave it out" in refused(calc_metrics.main, *plain, "--bn-mode=standing")
     assert records(*plain)[0]["batch_norm"] is None
-    assert "--bn-mode=batch is for --network" in refused(
+    assert "--bn-mode is for --network" in refused(
         calc_metrics.main, f"--fake={trained['data']}", f"--data={trained['data']}", "--bn-mode=batch"
     )
     assert "maps z to w, which BigGAN's does not" in refused(calc_metrics.main, *flags[:2], "--metrics=ppl2_zend20")
@@ -335,25 +341,43 @@ def test_any_size_and_workers_give_the_same(tmp_path):
     assert json.loads(result.stdout)["results"] == line["results"]
 
 
-def test_images_are_decoded_while_the_detector_is_at_work(tmp_path, monkeypatch):
-    """Both take their time without a processor, as a disk and a GPU do."""
+def test_a_gpu_has_as_many_decoders_as_there_are_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Flags().decoders == 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [Flags(gpus=gpus).decoders for gpus in (1, 4, 16)] == [8, 4, 2]
+    assert Flags(device="cpu").decoders == 2
+    assert Flags(workers=0).decoders == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_decoded_while_the_detector_is_at_work(tmp_path, monkeypatch, workers):
     folder = folder_of(tmp_path / "a", [np.full((8, 8), i, np.uint8) for i in range(16)])
-    images = FileImages(folder, None, 2, "--data")
-    monkeypatch.setattr(images, "_decode", lambda ids, decode=images._decode: time.sleep(0.1) or decode(ids))
+    images = FileImages(folder, None, workers, "--data")
+
+    def noted(ids, decode=images._decode):
+        (tmp_path / f"{ids[0]}.txt").write_text(str(time.monotonic()))
+        return decode(ids)
+
+    monkeypatch.setattr(images, "_decode", noted)
+    done = []
 
     class Slow(RandomProjection):
         batch = 1
 
         def features(self, images):
-            time.sleep(0.1)
+            time.sleep(0.05)
+            done.append(time.monotonic())
             return super().features(images)
 
-    stream = extract(images, Slow(), np.arange(16))
-    first, start = next(stream), time.monotonic()
-    seen = torch.cat([first, *stream])
-    waited = time.monotonic() - start - 1.5
+    seen = torch.cat(list(extract(images, Slow(), np.arange(16))))
+    begun = [float((tmp_path / f"{i}.txt").read_text()) for i in range(16)]
+    ahead = sum(
+        start < end for start, end in zip(begun[1:], done, strict=False)
+    )  # before its predecessor was done with
+    assert ahead == 0 if workers == 0 else ahead > 10
     torch.testing.assert_close(seen, RandomProjection().features(next(images.batches([np.arange(16)]))))
-    assert waited < 0.8  # one after the other it would be 1.5 s
 
 
 def test_whatever_the_file_the_pixels_are_those_of_any_viewer(tmp_path):
@@ -408,9 +432,11 @@ def test_features_are_measured_without_any_detector(tmp_path, refused: Refused):
     fake[7, 2] = np.nan
     np.save(tmp_path / "fake.npy", fake)
     assert "row 7 has NaN or infinity" in refused(calc_metrics.main, *flags, "--metrics=fid300_full")
-    np.save(tmp_path / "fake.npy", fake[:, :3])
     np.save(tmp_path / "fake.npy", np.ones((10, 3)))
     assert "width 5, what is measured 3" in refused(calc_metrics.main, *flags, "--metrics=fid10_full")
+    assert "a .npy of features, the other images" in refused(
+        calc_metrics.main, flags[0], f"--fake={write_zip(tmp_path / 'a.zip', pattern_images(20)[0])}", "--metrics=fid10"
+    )
 
 
 def test_a_changed_reference_misses_the_cache(tmp_path):
@@ -447,6 +473,7 @@ def test_snapshots_are_measured_as_calc_metrics_does_and_nothing_else_changes(tr
     dataset.decode_into_memory()
     names = "fid48_full,instance_distance20,fid48_intra"
     path = trained["instance+class"]
+    custom_ops.set_mode("auto")  # as calc_metrics.py
     measured = SnapshotMetrics(names, dataset, torch.device("cpu"), Flags(detector="random", neighbours=5, workers=0))
     model = load_model(path, torch.device("cpu"))
     before, threads, files = torch.get_rng_state(), torch.get_num_threads(), sorted(path.parent.iterdir())
@@ -486,6 +513,13 @@ def test_what_can_not_be_measured_is_said_before_there_is_a_snapshot(trained, tm
         SnapshotMetrics(metrics, ImageFolderDataset(data), torch.device("cpu"), flags).check(recipe, has_w=True)
 
 
+def test_what_is_best_must_be_measured(trained, tmp_path, refused: Refused):
+    flags = [*TINY_RUN, f"--data={trained['data']}", "--metrics=pr48_3", "--metrics-detector=random"]
+    message = refused(train.main, *flags, "--keep-best=pr48_3_recal", f"--outdir={tmp_path}")
+    assert "is not measured by --metrics=pr48_3; there are pr48_3, pr48_3_precision, pr48_3_recall." in message
+    assert message.endswith("Did you mean 'pr48_3_recall'?")
+
+
 # What is refused.
 
 
@@ -495,8 +529,14 @@ def test_what_can_not_be_measured_is_said_before_there_is_a_snapshot(trained, tm
         (["--metrics=fid50k_ful"], "Did you mean 'fid50k_full'?"),
         ([], "give what is to be measured"),
         (["--fake={data}"], "a reference, which is missing"),
-        (["--fake={data}", "--data={data}", "--seeds=0-3"], "--fake is a fixed set of images"),
+        (
+            ["--fake={data}", "--data={data}", "--seeds=0-3"],
+            "--seeds is for --network; --fake is a fixed set of images",
+        ),
+        (["--fake={data}", "--data={data}", "--trunc=0.5"], "--trunc is for --network"),
+        (["--fake={rows}", "--data={rows}", "--metrics=fid4"], "--detector is for images"),
         (["--fake={data}", "--data={data}", "--metrics=fid70_full"], "takes 70 generated images, there are 60"),
+        (["--fake={data}", "--data={data}", "--metrics=fid60", "--out={data}/new"], "can't be written there"),
         (["--fake={data}", "--data={data}", "--detector=randm"], "Did you mean 'random'?"),
         (["--fake={data}", "--data={data}", "--metrics=fid60_few"], "--train-data=ZIP"),
         (["--fake={none}", "--data={data}"], "--fake=none.zip does not exist"),
@@ -509,7 +549,9 @@ def test_what_can_not_be_measured_is_said_before_there_is_a_snapshot(trained, tm
     ],
 )
 def test_bad_input_is_one_line(trained, tmp_path, refused: Refused, flags, message):
+    np.save(tmp_path / "rows.npy", np.eye(4))
     named = {"data": trained["data"], "none": "none.zip", "snapshot": trained["instance"], "folder": tmp_path}
+    named["rows"] = tmp_path / "rows.npy"
     words = [flag.format(**named) for flag in flags]
     detector = [] if any(word.startswith("--detector") for word in words) else [RANDOM]
     assert message in refused(calc_metrics.main, *words, *detector, "--workers=0", "--device=cpu")
@@ -555,6 +597,10 @@ def test_several_processes_are_not_started_for_what_can_not_work(trained, tmp_pa
         assert message in refused(calc_metrics.main, *words)
     with pytest.raises(AssertionError, match="started"):
         invoke(calc_metrics.main, *flags, "--metrics=fid48")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    message = refused(calc_metrics.main, *flags[:-1], "--metrics=fid48", "--device=cuda")
+    assert message == "Error: --gpus=2: there are 1 on this machine; expected no more"
 
 
 @pytest.mark.slow
@@ -566,16 +612,11 @@ def test_two_processes_give_the_bits_of_one(trained, tmp_path):
         "--json",
         "--device=cpu",
     ]
-    env = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
-    one, two = (
-        subprocess.run(
-            [sys.executable, str(ROOT / "calc_metrics.py"), *flags, *more],
-            env=env,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
-        for more in (["--no-cache"], ["--no-cache", "--gpus=2"])
-    )
-    assert [json.loads(line)["results"] for line in two] == [json.loads(line)["results"] for line in one]
-    assert [json.loads(line)["num_gpus"] for line in two] == [2] * 3
+    one = records(*flags, f"--out={tmp_path / 'one'}")
+    command = [sys.executable, str(ROOT / "calc_metrics.py"), *flags, "--gpus=2", "--no-cache", f"--out={tmp_path}"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    written = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+    two = [json.loads(line) for line in written]
+    assert [line["results"] for line in two] == [line["results"] for line in one]
+    assert [line["num_gpus"] for line in two] == [2] * 3
+    assert json.loads((tmp_path / "metric-is300.jsonl").read_text()) == two[1]  # one of them writes

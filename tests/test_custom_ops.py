@@ -233,6 +233,37 @@ def test_lock_says_whom_it_waits_for(tmp_path):
     assert not lock.exists()
 
 
+def test_without_ninja_the_compiler_itself_is_called(tmp_path, monkeypatch):
+    fake = tmp_path / "c++"
+    fake.write_text("#!/bin/sh\n[ $1 = --version ] && exec c++ --version\necho $*\nfor last; do :; done; echo >$last\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    monkeypatch.setattr(toolchain, "has_ninja", lambda: False)
+    path = custom_ops.build("cpu")
+    called = path.parent.with_suffix(".log").read_text().split()
+    assert {word for word in called if word.endswith(".cpp")} == {
+        str(toolchain.FOLDER / name) for name in toolchain.SOURCES["cpu"]
+    }
+    assert {"-shared", "-fPIC", "-O3", "-ltorch_cpu"} <= set(called)
+
+
+def test_architectures_become_flags_of_nvcc():
+    assert toolchain.gencode("8.0;9.0a") == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90a,code=sm_90a",
+    ]
+    assert toolchain.gencode("12.0+PTX") == [
+        "-gencode=arch=compute_120,code=sm_120",
+        "-gencode=arch=compute_120,code=compute_120",
+    ]
+    tools = dataclasses.replace(toolchain.find("cpu"), kind="cuda", cuda_home="/cuda", architectures="9.0")
+    call = tools.compiler_call(Path("/folder/native_ops.so"))
+    assert call[0] == "/cuda/bin/nvcc"
+    assert call[-1] == "/folder/native_ops.so"
+    assert sum(word.endswith((".cu", ".cpp")) for word in call) == len(toolchain.SOURCES["cuda"])
+    assert call[call.index("-fPIC") - 1] == "-Xcompiler"
+
+
 def test_unwritable_cache_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file"))

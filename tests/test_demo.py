@@ -8,19 +8,22 @@ import threading
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import Refused, invoke
+from conftest import Refused, invoke, pattern_images
 
 import demo
 import generate
 import interpolate
 from stylegan2_icgan.demo_page import answers as answers_module
 from stylegan2_icgan.demo_page.answers import FRAMES, Answers, Settings, Shown, as_sheet, as_zip, check_upload
-from stylegan2_icgan.models import load_model
+from stylegan2_icgan.extractors.extractor import Extractor
+from stylegan2_icgan.features import restore_extractor
+from stylegan2_icgan.models import load_model, open_model
 from torch_utils.command_line import UserError
 from training.condition import Exemplars
 
@@ -28,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def answers_of(path: Path, data: Path | None = None) -> Answers:
-    return Answers(load_model(path, CPU), data, num_nearest=3)
+    return Answers(open_model(path, "cpu", "auto"), data, num_nearest=3)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -194,6 +197,23 @@ def test_requests_at_the_same_time_get_their_own_images(trained: dict[str, Path]
         thread.join()
     assert all(torch.equal(together[number], images) for number, images in enumerate(alone))
     assert not torch.equal(alone[0], alone[1])
+
+
+def test_the_extractor_is_loaded_once(
+    trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def restore(*args: Any) -> Extractor:
+        loaded.append(args[0]["name"])
+        return restore_extractor(*args)
+
+    monkeypatch.setattr("stylegan2_icgan.models.restore_extractor", restore)
+    answers = answers_of(trained["instance"])
+    for number, image in enumerate(pattern_images(2)[0]):
+        PIL.Image.fromarray(image).save(tmp_path / f"{number}.png")
+        assert answers.uploaded(tmp_path / f"{number}.png").names == [str(number)]
+    assert loaded == ["pca"]
 
 
 def test_downloads_hold_the_images(trained: dict[str, Path]) -> None:

@@ -12,7 +12,7 @@ SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 # Both from the ground up; what stands on one floor of training may import each other.
 HOUSE = ("torch_utils", "metrics", "training", "stylegan2_icgan", "scripts", "benchmarks", "tests")
 TRAINING = (
-    ("randomness", "graphs"),
+    ("randomness",),
     ("decoding", "workers", "cache", "class_prior", "bad_images"),
     ("dataset", "condition", "config", "archive", "image_source", "labelling", "formats", "partial_zip", "conversion"),
     ("networks", "augment", "loading", "step", "guard", "mixed_precision", "ema", "image_grid", "pairs", "fake_pool"),
@@ -21,8 +21,11 @@ TRAINING = (
         *("wasserstein", "latent", "pixel_loss", "cutmix", "classifier_loss"),
     ),
     ("system",),
-    ("checkpoint", "run_folder", "advice", "progress", "stopping", "estimate", "rounds", "agreement", "keeping"),
-    ("transfer",),
+    (
+        *("checkpoint", "run_folder", "advice", "writers", "progress", "stopping"),
+        *("estimate", "rounds", "agreement", "keeping"),
+    ),
+    ("transfer", "graphs"),
     ("saving",),
     ("training_loop",),
 )

@@ -14,6 +14,7 @@ from stylegan2_icgan.conditioning import Choice, from_exemplars
 from stylegan2_icgan.models import load_model
 from stylegan2_icgan.using.flags import Flags
 from stylegan2_icgan.using.rendering import Point, Renderer, center_noise
+from torch_utils import custom_ops
 from training.dataset import ImageFolderDataset
 
 
@@ -418,6 +419,30 @@ def test_damaged_snapshots_are_refused(trained: dict[str, Path], tmp_path: Path,
     config["system"] = "biggan9"
     torch.save(content | {"config": json.dumps(config)}, tmp_path / "unknown.pt")
     assert "system 'biggan9'" in refused(generate.main, f"--network={tmp_path / 'unknown.pt'}")
+
+
+def test_a_pickle_is_told_how_to_become_a_snapshot(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "ffhq.pkl").write_bytes(b"")
+    message = refused(generate.main, f"--network={tmp_path / 'ffhq.pkl'}")
+    assert f"stylegan2_icgan.convert {tmp_path / 'ffhq.pkl'} {tmp_path / 'ffhq.pt'}" in message
+
+
+def test_ops_are_chosen_and_native_ones_are_not_replaced_in_silence(
+    trained: dict[str, Path], tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(kind: str) -> Path:
+        raise custom_ops.BuildError("there is no compiler")
+
+    monkeypatch.setattr(custom_ops, "_found", {})
+    monkeypatch.setattr(custom_ops, "build", build)
+    run = [f"--network={trained['instance']}", "--rows=0", "--seeds=0", "--device=cpu"]
+    for ops, said in (("auto", ["native ops are not used on the CPU: there is no compiler"]), ("ref", [])):
+        result = invoke(generate.main, *run, f"--ops={ops}", f"--outdir={tmp_path / ops}")
+        assert result.exit_code == 0
+        assert result.stderr.splitlines() == said
+    assert written(tmp_path / "auto") == written(tmp_path / "ref")
+    assert "no compiler" in refused(generate.main, *run, "--ops=native", f"--outdir={tmp_path / 'native'}")
+    assert not (tmp_path / "native").exists()
 
 
 @pytest.mark.slow

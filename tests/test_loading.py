@@ -33,6 +33,13 @@ def test_draws_are_a_function_of_seed_and_position() -> None:
         assert np.array_equal(whole.seed[23:], tail.seed)
 
 
+def test_seeding_is_that_of_torch() -> None:
+    seed_everything(3, 5)
+    ours = torch.randn(4)
+    torch.manual_seed(int(hashed(3, 5)[0] >> np.uint64(1)))
+    assert torch.equal(ours, torch.randn(4))
+
+
 def test_fake_draws_are_uniform_and_differ_between_phases() -> None:
     counts = np.bincount(fake_draws(10, 0, 0, 0, 20_000).index, minlength=10)
     assert abs(counts - 2000).max() < 5 * (2000 * 0.9) ** 0.5

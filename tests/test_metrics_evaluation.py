@@ -1,12 +1,12 @@
 """Names, needs, what each metric takes; records, cache, curves; one process against two."""
 
-import ast
 import json
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import PIL.Image
+import PIL.ImageColor
 import pytest
 import torch
 
@@ -15,14 +15,15 @@ from metrics.detectors import Identity, RandomProjection
 from metrics.evaluation import Evaluation, Outcome, Sides
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
-from metrics.image_sets import FeatureRows, ImageSet, extract
-from metrics.metric_names import KINDS, parse_metric, parse_metrics
-from metrics.plot import plot_curves
+from metrics.image_sets import FeatureRows, ImageSet, extract, shared
+from metrics.metric_names import KINDS, parse_metric, parse_metrics, with_count
+from metrics.plot import plot_curves, read_curves
 from metrics.records import append_line, record, student
 from metrics.reference_cache import ReferenceCache
+from stylegan2_icgan.evaluation import during
 from torch_utils.command_line import UserError
-
-ROOT = Path(__file__).parents[1]
+from torch_utils.curves import COLORS, HEIGHT, WIDTH
+from training.config import LoopOptions
 
 
 def rows(num, width=6, seed=0, shift=0.0):
@@ -89,6 +90,23 @@ def test_unknown_name_is_answered_with_the_nearest():
         parse_metrics(" , ")
 
 
+@pytest.mark.parametrize(
+    ("name", "smaller"),
+    [
+        ("fid50k_full", "fid60_full"),
+        ("fid500_few", "fid60_few"),
+        ("fid_intra", "fid60_intra"),
+        ("kid", "kid60"),
+        ("pr50k3_full", "pr60_3_full"),
+        ("dc500_5", "dc60_5"),
+        ("memorisation5k", "memorisation60"),
+    ],
+)
+def test_name_of_a_smaller_count_is_that_of_the_same_metric(name, smaller):
+    assert with_count(name, 60) == smaller
+    assert parse_metric(smaller) == replace(parse_metric(name), name=smaller, num=60)
+
+
 # What each metric takes.
 
 
@@ -133,6 +151,15 @@ def test_stratified_fid_goes_by_the_training_images_of_a_class(part, classes):
     assert (outcome.num_real, outcome.num_fake) == (a.num, b.num)
 
 
+@pytest.mark.parametrize("name", ["is100", "pr100_3", "dc100_5", "fid100", "instance_pr100_3"])
+def test_results_have_the_names_that_were_announced(name):
+    fakes = Counting(None) if name == "is100" else FeatureRows(rows(200), {}, instance_ids=np.arange(200) // 10)
+    fakes.copies = lambda count: fakes
+    sides = feature_sides(FeatureRows(rows(100), {}), fakes)
+    sides = replace(sides, detector=RandomProjection()) if name == "is100" else sides
+    assert list(value(name, sides).values) == parse_metric(name).results
+
+
 def test_intra_class_fid_is_the_mean_over_classes():
     sides, _, _ = strata()
     outcome = value("fid800_intra", sides)
@@ -165,6 +192,7 @@ def test_instance_distance_and_memorisation_of_copies():
     ("name", "message"),
     [
         ("fid500", "takes 500 generated images, there are 200; name a smaller count, for example fid200"),
+        ("pr50k3_full", "for example pr200_3_full"),
         ("is100", "a detector that classifies"),
         ("ppl2_wend", "a generator"),
         ("lpips_instance100", "a generator"),
@@ -189,6 +217,8 @@ def test_what_is_missing_is_said_before_anything_is_extracted(name, message):
 def test_too_few_references_are_refused():
     with pytest.raises(UserError, match="takes at least 4 reference images, there are 3"):
         Evaluation([parse_metric("pr100_3")], feature_sides(FeatureRows(rows(3), {})))
+    with pytest.raises(UserError, match="there are 3; expected at least 4"):
+        Evaluation([parse_metric("pr100_3")], feature_sides(FeatureRows(rows(50), {}), FeatureRows(rows(3), {})))
 
 
 class Counting(ImageSet):
@@ -305,90 +335,85 @@ def test_curves_are_drawn_over_snapshots(tmp_path):
     for kimg, fid in ((2.0, 30.0), (1.0, 50.0), (2.0, 20.0), (3.0, "inf")):
         append_line(tmp_path / "metric-fid1k.jsonl", {"kimg": kimg, "results": {"fid1k": fid}})
     (tmp_path / "metric-is1k.jsonl").write_text("{cut short")
-    text = plot_curves(tmp_path).read_text()
-    assert text.count("<circle") == 2
-    assert ">50<" in text
-    assert ">20<" in text  # the last line of a snapshot counts
+    assert read_curves(tmp_path) == {"fid1k": {1.0: 50.0, 2.0: 20.0}}  # the last line of a snapshot counts
+    with PIL.Image.open(plot_curves(tmp_path)) as picture:
+        assert picture.size == (WIDTH, HEIGHT)  # one panel
+        colours = {colour for _, colour in picture.getcolors(4096)}
+    assert PIL.ImageColor.getrgb(COLORS[0]) in colours  # with a line in it
     with pytest.raises(UserError, match="run calc_metrics"):
         plot_curves(tmp_path / "none")
 
 
 # Several processes.
 
-PROGRAM = """
-import sys
-import numpy as np, torch
-torch.set_num_threads(1)
-from test_metrics_evaluation import Counting
-from metrics.compute import compute
-from metrics.detectors import RandomProjection
-from metrics.evaluation import Evaluation, Sides
-from metrics.metric_names import parse_metrics
-from metrics.reference_cache import ReferenceCache
-from pathlib import Path
-from torch_utils.distributed import together, rank
-with together():
-    metrics = parse_metrics("fid1000_full,kid300_full,pr300_3,is600")
-    real, fake = Counting(700), Counting(None)
-    evaluation = Evaluation(metrics, Sides(real, fake, RandomProjection(), cache=ReferenceCache(Path(sys.argv[1]))))
-    values = [compute(evaluation, metric).values for metric in metrics]
-    made = real.made + fake.made
-    Path(sys.argv[1]).with_name(f"{sys.argv[2]}-{rank()}.txt").write_text(repr((made, values)))
-"""
+
+def in_two_processes(work, folder):
+    """What `work()` gives in each of two processes that meet by gloo."""
+
+    def process(rank):
+        store = torch.distributed.FileStore(str(folder / "meeting"), 2)
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+        (folder / f"{rank}.json").write_text(json.dumps(work()))
+        torch.distributed.destroy_process_group()
+
+    torch.multiprocessing.start_processes(process, nprocs=2, start_method="fork")
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    metrics = parse_metrics("fid1000_full,kid300_full,pr300_3,is600")
 
-    def outcomes(cache: str, name: str, *launcher: str) -> list[tuple[int, list]]:
-        command = [sys.executable, *launcher, str(tmp_path / "program.py"), str(tmp_path / cache), name]
-        subprocess.run(command, env=env, capture_output=True, check=True)
-        return [ast.literal_eval(file.read_text()) for file in sorted(tmp_path.glob(f"{name}-*.txt"))]
+    def measured(folder):
+        real, fake = Counting(700), Counting(None)
+        evaluation = Evaluation(metrics, Sides(real, fake, RandomProjection(), cache=ReferenceCache(folder)))
+        values = [compute(evaluation, metric).values for metric in metrics]
+        return real.made + fake.made, values
 
-    (alone,), pair, again = (
-        outcomes("one", "alone"),
-        outcomes("two", "pair", *launcher),
-        outcomes("two", "again", *launcher),
-    )
-    assert [values for _, values in pair] == [alone[1]] * 2
-    assert sum(made for made, _ in pair) == alone[0]  # the work was shared, none of it done twice
-    assert [values for _, values in again] == [alone[1]] * 2
-    assert sum(made for made, _ in again) == alone[0] - 700  # reals from the cache, on both
+    made, values = measured(tmp_path / "one")
+    pairs = in_two_processes(lambda: [measured(tmp_path / "two") for _ in range(2)], tmp_path)
+    assert [found for pair in pairs for _, found in pair] == [values] * 4
+    first, again = (sum(pair[number][0] for pair in pairs) for number in (0, 1))
+    assert first == made  # the work was shared, none of it done twice
+    assert again == made - 700  # reals from the cache, on both
 
 
-FAILING = """
-import sys
-import torch
-from metrics.image_sets import shared
-from pathlib import Path
-from torch_utils.command_line import UserError
-from torch_utils.distributed import together, rank
-
-def make(numbers):
-    for number in numbers:
-        if number == 3:
-            raise UserError("the fourth is broken")
-        yield torch.tensor([number])
-
-with together():
-    seen = []
-    try:
-        for rows in shared(9, make):
-            seen.append(int(rows))
-    except UserError as error:
-        Path(sys.argv[1]).joinpath(f"{rank()}.txt").write_text(f"{seen} {error}")
-"""
-
-
-@pytest.mark.slow
 def test_an_error_in_one_process_is_an_error_in_all(tmp_path):
-    (tmp_path / "program.py").write_text(FAILING)
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, str(tmp_path / "program.py"), str(tmp_path)]
-    subprocess.run(command, env=env, capture_output=True, check=True, timeout=120)
-    for number in (0, 1):
-        assert (tmp_path / f"{number}.txt").read_text() == "[0, 1, 2] the fourth is broken"
+    def make(numbers):
+        for number in numbers:
+            if number == 3:
+                raise UserError("the fourth is broken")
+            yield torch.tensor([number])
+
+    def work():
+        seen = []
+        with pytest.raises(UserError) as caught:
+            seen.extend(int(rows) for rows in shared(9, make))
+        return seen, str(caught.value)
+
+    assert in_two_processes(work, tmp_path) == [[[0, 1, 2], "the fourth is broken"]] * 2
+
+
+def test_a_line_that_can_not_be_written_is_an_error_in_all(tmp_path, monkeypatch):
+    """Else the first process would leave the measurement, and the others wait for it."""
+    (tmp_path / "metric-fid48.jsonl").mkdir()
+    monkeypatch.setattr(during, "SnapshotMetrics", lambda *_: Measuring())
+    options = SimpleNamespace(loop=LoopOptions(metrics="fid48"), wants_instances=False)
+    measure = during.make_measure(options, None, SimpleNamespace(networks={"G": None}), None, torch.device("cpu"))
+
+    def work():
+        with pytest.raises(UserError, match="can't be written") as caught:
+            measure(tmp_path / "network-snapshot-000001.pt")
+        return str(caught.value)
+
+    first, second = in_two_processes(work, tmp_path)
+    assert first == second
+
+
+class Measuring:
+    """Metrics that are measured at once."""
+
+    def check(self, recipe, has_w):
+        pass
+
+    def __call__(self, snapshot):
+        return [{"metric": "fid48", "results": {"fid48": 1.0}}]

@@ -11,7 +11,7 @@ import train
 from training.mixed_precision import FIRST, LARGEST, PATIENCE, LossScale, Precision
 
 BAD, GOOD = torch.tensor(1.0), torch.tensor(0.0)
-FLAGS = ["--cfg=biggan-tiny", "--ch=2", "--attention=0", "--batch=8", "--tick=0.08", "--device=cpu", "--kimg=0.16"]
+FLAGS = ["--cfg=biggan-tiny", "--ch=2", "--attention=0", "--batch=8", "--tick=0.032", "--device=cpu", "--kimg=0.064"]
 
 
 def test_scale_is_halved_after_a_bad_step_and_doubled_after_many_good_ones() -> None:
@@ -52,8 +52,8 @@ def test_autocast_computes_in(name: str, dtype: torch.dtype | None) -> None:
 def test_biggan_trains_in_16_bits_and_resumes(digits: Path, tmp_path: Path, precision: str) -> None:
     flags = [*FLAGS, f"--data={digits}", f"--precision={precision}"]
     assert invoke(train.main, *flags, f"--outdir={tmp_path / 'whole'}").exit_code == 0
-    assert invoke(train.main, *flags, "--kimg=0.08", f"--outdir={tmp_path / 'parts'}").exit_code == 0
-    assert invoke(train.main, "--resume=latest", "--kimg=0.16", f"--outdir={tmp_path / 'parts'}").exit_code == 0
+    assert invoke(train.main, *flags, "--kimg=0.032", f"--outdir={tmp_path / 'parts'}").exit_code == 0
+    assert invoke(train.main, "--resume=latest", "--kimg=0.064", f"--outdir={tmp_path / 'parts'}").exit_code == 0
     whole, parts = (
         torch.load(max(tmp_path.glob(f"{name}/*/training-state-*.pt")), weights_only=True)["members"]
         for name in ("whole", "parts")
@@ -71,6 +71,9 @@ def test_fp32_is_a_word_for_precision(patterns_zip: Path, refused: Refused) -> N
     result = invoke(train.main, data, "--cfg=tiny", "--fp32", "--num-fp16-res=2", "-n")
     assert '"precision": "fp32"' in result.output
     assert '"num_fp16_res": 0' in result.output
+    assert "is slow here" not in result.output
+    slow = invoke(train.main, data, "--cfg=tiny", "--precision=fp16", "--device=cpu", "-n")
+    assert slow.output.startswith("--precision=fp16 is slow here: this cpu computes faster with --fp32\n")
     assert "--fp32 and --precision=bf16 both given" in refused(train.main, data, "--fp32", "--precision=bf16")
 
 

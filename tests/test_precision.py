@@ -1,26 +1,39 @@
 import pytest
 import torch
+from conftest import TINY_RUN, invoke
 
+import train
 from torch_utils import custom_ops, precision
 from torch_utils.command_line import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def test_set_math_switches_tf32_and_the_choice_of_algorithms():
-    def state():
-        backends = torch.backends.cudnn
-        return torch.get_float32_matmul_precision(), backends.allow_tf32, backends.benchmark
+def state():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
 
+
+@pytest.fixture
+def _math_as_before():
     before = state()
-    try:
-        precision.set_math(tf32=True, cudnn_benchmark=True)
-        assert state() == ("high", True, True)
-        precision.set_math(tf32=False, cudnn_benchmark=False)
-        assert state() == ("highest", False, False)
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
+
+
+@pytest.mark.usefixtures("_math_as_before")
+def test_set_math_switches_tf32_and_the_choice_of_algorithms():
+    precision.set_math(tf32=True, cudnn_benchmark=True)
+    assert state() == ("high", True, True)
+    precision.set_math(tf32=False, cudnn_benchmark=False)
+    assert state() == ("highest", False, False)
+
+
+@pytest.mark.usefixtures("_math_as_before")
+def test_training_computes_as_its_flags_say(patterns_zip):
+    for flags, expected in ([], ("highest", False, True)), (["--tf32", "--no-cudnn-benchmark"], ("high", True, False)):
+        assert invoke(train.main, f"--data={patterns_zip}", *TINY_RUN, *flags, "-n").exit_code == 0
+        assert state() == expected
 
 
 def test_low_dtype_refuses_float16_on_the_cpu():

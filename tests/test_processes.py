@@ -28,7 +28,6 @@ FLAGS += [
     "--aug=ada",
     "--ada-kimg=1",
 ]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
 
 
 def run(arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
@@ -40,15 +39,37 @@ def state_of(outdir: Path) -> dict[str, dict[str, torch.Tensor]]:
     return torch.load(max(outdir.glob("*/training-state-*.pt")), weights_only=True)["members"]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def two_machines(arguments: list[str]) -> list["subprocess.Popen[str]"]:
+    """Each with a torchrun of its own, which meet at an address."""
+    meeting = ["--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={free_port()}", "--nproc-per-node=1"]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *meeting, f"--node-rank={number}", *arguments],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+
+
 @pytest.mark.slow
-def test_two_then_three_processes_are_one(patterns_zip: Path, tmp_path: Path) -> None:
+def test_two_machines_then_three_processes_are_one(patterns_zip: Path, tmp_path: Path) -> None:
     script, data = str(ROOT / "train.py"), f"--data={patterns_zip}"
     whole = run([script, *FLAGS, data, "--kimg=0.24", f"--outdir={tmp_path / 'one'}"])
     assert whole.returncode == 0, whole.stderr
     several = f"--outdir={tmp_path / 'several'}"
-    first = run([script, *FLAGS, data, "--kimg=0.12", several, "--gpus=2"])
-    assert first.returncode == 0, first.stderr
-    rest = run([*TORCHRUN, "--nproc-per-node=3", script, "--resume=latest", "--kimg=0.24", several])
+    for process in two_machines([script, *FLAGS, data, "--kimg=0.12", several]):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    rest = run([script, "--resume=latest", "--kimg=0.24", several, "--gpus=3"])
     assert rest.returncode == 0, rest.stderr
     assert rest.stdout.count("Continuing at 0.1 kimg") == 1  # one of them speaks
 
@@ -65,11 +86,8 @@ def test_two_then_three_processes_are_one(patterns_zip: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_one_that_is_killed_ends_all_and_is_named(patterns_zip: Path, tmp_path: Path) -> None:
     """Two processes that meet by environment variables alone, as on two machines, with nobody to watch them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     command = [sys.executable, str(ROOT / "train.py"), *FLAGS, f"--data={patterns_zip}", "--kimg=1000"]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     both = [
         subprocess.Popen(
             [*command, f"--outdir={tmp_path}"],

@@ -141,6 +141,14 @@ def test_options_exit_code_and_folder_pass_through(checkout, tmp_path, command, 
     assert (ROOT / f"{script}.py").is_file()
 
 
+def test_convert_runs_the_module_in_the_callers_folder(checkout, tmp_path):
+    result = checkout.run("convert", "two words.pkl", "out.pt", cwd=tmp_path, FAILS="stylegan2_icgan.convert")
+    assert result.returncode == 7
+    folder, _, *arguments = result.stdout.splitlines()
+    assert folder == f"in {tmp_path}"
+    assert arguments == ["<-m>", "<stylegan2_icgan.convert>", "<two words.pkl>", "<out.pt>"]
+
+
 def test_test_runs_pytest_in_the_checkout(checkout, tmp_path):
     result = checkout.run("test", "-k", "a or b", cwd=tmp_path, FAILS="pytest")
     assert result.returncode == 7

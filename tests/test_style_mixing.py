@@ -9,7 +9,7 @@ from conftest import Refused, invoke
 import generate
 import style_mixing
 from stylegan2_icgan.models import load_model
-from stylegan2_icgan.using.mixing import col_styles
+from stylegan2_icgan.using.mixing import parse_styles
 from training.sampling import render_styles, z_from_seeds
 
 
@@ -57,6 +57,17 @@ def test_all_styles_of_a_column_are_the_column(trained: dict[str, Path], tmp_pat
     assert len(list(tmp_path.iterdir())) == 2 + 1 + 2 + 1
 
 
+def test_several_sets_of_styles_stand_on_one_grid(trained: dict[str, Path], tmp_path: Path) -> None:
+    flags = [f"--network={trained['none']}", "--rows=0,1", "--cols=7", f"--outdir={tmp_path}"]
+    assert invoke(style_mixing.main, *flags, "--col-styles", "0-1", "2,3").exit_code == 0
+    grid = pixels(tmp_path / "grid.png")
+    assert grid.shape == (72 * 5 - 8, 64 * 2)
+    for line, (row, number) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)], start=1):
+        assert np.array_equal(cell(grid, line, 0), pixels(tmp_path / f"seed000{row}.png"))
+        assert np.array_equal(cell(grid, line, 1), pixels(tmp_path / f"seed000{row}+seed0007-set{number}.png"))
+    assert not np.array_equal(cell(grid, 1, 1), cell(grid, 3, 1))
+
+
 @pytest.mark.parametrize("cond", ["class", "instance+class"])
 def test_classes_are_mixed_too(trained: dict[str, Path], tmp_path: Path, cond: str) -> None:
     flags = [f"--network={trained[cond]}", "--rows=5", "--row-instances=0,2", "--cols=5", "--col-instances=1"]
@@ -67,8 +78,8 @@ def test_classes_are_mixed_too(trained: dict[str, Path], tmp_path: Path, cond: s
 
 
 def test_default_styles_are_the_coarse_ones() -> None:
-    assert col_styles(None, 18) == list(range(7))
-    assert col_styles(None, 6) == [0, 1, 2]
+    assert parse_styles((), 18) == [list(range(7))]
+    assert parse_styles((), 6) == [[0, 1, 2]]
 
 
 def test_wrong_input_is_refused(trained: dict[str, Path], tmp_path: Path, refused: Refused) -> None:

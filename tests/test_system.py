@@ -188,6 +188,25 @@ def test_ema_halves_the_distance_every_halflife() -> None:
     torch.testing.assert_close(young.average.weight, network.weight - 0.5)
 
 
+def test_logits_have_a_histogram() -> None:
+    collector = training_stats.Collector()
+    name = training_stats.LOGITS + "real"
+    for values in ([0.1, -0.1, 0.1, float("nan")], [5.0, 1e9, -1e9]):
+        training_stats.report(name, torch.tensor(values))
+    found = collector.collect()[name]
+    assert found["num"] == sum(found["histogram"]) == 6
+    edges = training_stats.EDGES
+    counts = {i: count for i, count in enumerate(found["histogram"]) if count}
+    assert [count for _, count in sorted(counts.items())] == [1, 1, 2, 1, 1]
+    assert (min(counts), max(counts)) == (0, len(edges) - 2)
+    assert all(any(edges[i] <= value < edges[i + 1] for i in counts) for value in (0.1, -0.1, 5.0))
+    collector.load_state_dict({name: torch.ones(3)})  # of a run of before there were any
+    training_stats.report(name, 1.0)
+    training_stats.report("Loss/G/loss", 1.0)
+    after = collector.collect()
+    assert (sum(after[name]["histogram"]), "histogram" in after["Loss/G/loss"]) == (1, False)
+
+
 def test_statistics_are_means_since_the_last_reading() -> None:
     collector = training_stats.Collector()
     training_stats.report("a", torch.tensor([1.0, 2.0]))

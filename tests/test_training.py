@@ -1,7 +1,10 @@
 """Runs from the command line to the files they leave, on tiny networks."""
 
+import itertools
 import json
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
@@ -138,10 +141,18 @@ def test_training_learns_the_patterns(patterns_zip: Path, tmp_path: Path) -> Non
     assert (quarter(samples) == quarter(model.exemplars.images)).float().mean() > 0.8
 
 
-def start(*args: str | Path) -> "subprocess.Popen[str]":
+def start(*args: str | Path, largest_file: int | None = None) -> "subprocess.Popen[str]":
+    """train.py as a program of its own. A limit of the size of files stands in for a disk that is full."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "train.py"), *map(str, args)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=env, preexec_fn=limit, **pipes)
 
 
 def wait_for(condition: Any, seconds: float = 60) -> None:
@@ -191,28 +202,54 @@ def assert_same_statistics(one: Path, other: Path) -> None:
         assert first == second
 
 
+def forked(*args: str | Path) -> int:
+    """Run train.py in a copy of this process, which need not import torch again; its number."""
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            code = invoke(train.main, *args).exit_code
+        finally:
+            os._exit(code)
+    return child
+
+
+def ended(child: int) -> int | None:
+    """Exit code, or None while it runs."""
+    number, status = os.waitpid(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if number else None
+
+
 @pytest.mark.slow
-def test_kill_9_and_resume_equals_an_uninterrupted_run(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+def test_killed_twenty_times_runs_end_as_an_uninterrupted_one(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    """Kill -9 at a random moment or, every other time, while a file is being written."""
     data, whole = uninterrupted
-    outdir = tmp_path / "runs"
-    process = start(*TINY_RUN, f"--data={data}", *RESUMABLE, f"--outdir={outdir}")
-    wait_for(lambda: list(outdir.glob("*/training-state-000000.pt")) or process.poll() is not None)
-    process.kill()
-    process.wait()
-    run = only_run(outdir)
-    at = torch.load(run / "training-state-000000.pt", weights_only=True)["progress"]["cur_nimg"]
-    assert 0 < at < 400
-    resumed = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "--resume=latest", f"--outdir={outdir}"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"Continuing at {at / 1000:.1f} kimg" in resumed.stdout
-    assert_equal_states(run / "training-state-000000.pt", whole / "training-state-000000.pt")
-    assert ticks(run) == ticks(whole) == [0.08, 0.16, 0.24, 0.32, 0.4]
-    assert_same_statistics(run, whole)
+    rng = random.Random(0)
+    kills = in_writing = runs = 0
+    while kills < 20:
+        outdir = tmp_path / str(runs)
+        code = None
+        while code != 0:
+            stated = list(outdir.glob("*/training-state-*.pt"))
+            how = ["--resume=latest"] if stated else [*TINY_RUN, f"--data={data}", *RESUMABLE]
+            child = forked(*how, f"--outdir={outdir}")
+            moment, wanted = time.monotonic() + rng.uniform(0.05, 1.5), kills % 2 == 0 and kills < 20
+            while (code := ended(child)) is None:
+                writing = wanted and bool(list(outdir.glob("*/.*.tmp")))
+                if kills < 20 and (writing or time.monotonic() > moment + 5 * wanted):
+                    os.kill(child, signal.SIGKILL)
+                    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                    kills, in_writing = kills + 1, in_writing + writing
+                    break
+                time.sleep(0.0005)
+            assert code in (0, -signal.SIGKILL)
+        runs += 1
+        run = max(outdir.iterdir())  # earlier ones were killed before they had a state
+        assert_equal_states(run / "training-state-000000.pt", whole / "training-state-000000.pt")
+        assert ticks(run) == ticks(whole) == [0.08, 0.16, 0.24, 0.32, 0.4]
+        assert_same_statistics(run, whole)
+        assert not list(run.glob(".*"))  # what was half-written has gone
+    assert in_writing >= 5
 
 
 @pytest.mark.slow
@@ -237,6 +274,45 @@ def test_signals_save_and_leave_and_nothing_is_lost(
     assert_equal_states(run / "training-state-000000.pt", whole / "training-state-000000.pt")
     assert ticks(run) == ticks(whole)
     assert_same_statistics(run, whole)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_run_in_one_line_and_nothing_is_lost(
+    uninterrupted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, whole = uninterrupted
+    outdir = tmp_path / "runs"
+    flags = [*TINY_RUN, f"--data={data}", *RESUMABLE, f"--outdir={outdir}"]
+    assert invoke(train.main, *flags, "--kimg=0.16").exit_code == 0
+    state = only_run(outdir) / "training-state-000000.pt"
+    before = state.read_bytes()
+    process = start("--resume=latest", "--kimg=0.4", f"--outdir={outdir}", largest_file=len(before) - 1)
+    output, _ = process.communicate(timeout=120)
+    last = output.strip().splitlines()[-1]
+    assert (process.returncode, "Traceback" in output) == (2, False), output
+    assert last.startswith(f"Error: {only_run(outdir)}: ")
+    assert "File too large" in last
+    assert f"continue with --resume={only_run(outdir)}" in last
+    assert state.read_bytes() == before
+    assert invoke(train.main, "--resume=latest", "--kimg=0.4", f"--outdir={outdir}").exit_code == 0
+    assert_equal_states(state, whole / "training-state-000000.pt")
+    assert ticks(only_run(outdir)) == ticks(whole)
+
+
+def test_clocks_that_jump_change_no_time_that_is_told(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of day goes back and forth by years; durations are measured by a clock that can't."""
+    data, whole = uninterrupted
+    years = itertools.cycle([0.0, 3e9, -1e8])
+    monkeypatch.setattr(time, "time", lambda: next(years))
+    flags = [*TINY_RUN, f"--data={data}", *RESUMABLE, f"--outdir={tmp_path / 'runs'}", "--minutes=10"]
+    assert invoke(train.main, *flags).exit_code == 0
+    monkeypatch.undo()
+    run = only_run(tmp_path / "runs")
+    assert_equal_states(run / "training-state-000000.pt", whole / "training-state-000000.pt")
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert all(0 < line["Timing/sec_per_tick"]["mean"] < 300 for line in lines)
 
 
 def test_time_limit_stops_with_a_state_that_continues(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Curves, advice, and what they are drawn from."""
 
 import json
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -68,3 +71,55 @@ def test_curves_of_a_run_are_drawn(patterns_zip: Path, tmp_path: Path, refused: 
     assert "has no stats.jsonl" in refused(plot_run.main, tmp_path)
     assert "no run given" in refused(plot_run.main)
     assert "can't be written" in refused(plot_run.main, run, "--out=/nowhere/at/all.png")
+
+
+class PretendedClient(types.ModuleType):
+    """In place of wandb: remembers what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.began: list[dict[str, Any]] = []
+        self.lines: list[tuple[int, dict[str, Any]]] = []
+
+    def init(self, **about: Any) -> "PretendedClient":
+        self.began.append(about)
+        return self
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self.lines.append((step, values))
+
+    def finish(self) -> None:
+        self.began[-1]["finished"] = True
+
+    def Histogram(self, np_histogram: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return np_histogram
+
+
+def test_statistics_go_where_they_are_asked_to(
+    patterns_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    flags = [*TINY_RUN, f"--data={patterns_zip}", f"--outdir={tmp_path / 'runs'}", "--kimg=0.064"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "--wandb=ours needs a package" in refused(train.main, *flags, "--wandb=ours")
+    client = PretendedClient()
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    assert invoke(train.main, *flags, "--wandb=ours").exit_code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert invoke(train.main, f"--resume={run}", "--kimg=0.096").exit_code == 0
+    assert [step for step, _ in client.lines] == [32, 64, 96]
+    assert {about["id"] for about in client.began} == {client.began[0]["id"]}
+    assert [about["finished"] for about in client.began] == [True, True]
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    for line, (_, values) in zip(lines, client.lines, strict=True):
+        assert values["Loss/G/loss"] == line["Loss/G/loss"]["mean"]
+        counts, edges = values["Loss/scores/real (histogram)"]
+        assert counts.sum() == line["Loss/scores/real"]["num"]
+        assert len(edges) == len(counts) + 1
+        assert line["Resources/host_memory_gb"]["mean"] > 0.1
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert "Loss/G/loss" in events.Tags()["scalars"]
+    assert "Loss/scores/real (histogram)" in events.Tags()["histograms"]

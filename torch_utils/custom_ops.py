@@ -152,6 +152,8 @@ def _build_locked(tools: toolchain.Toolchain, folder: Path) -> None:
     private = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         command = [sys.executable, "-c", COMPILE, json.dumps(tools.load_arguments(private))]
+        if not toolchain.has_ninja():
+            command = tools.compiler_call(private / LIBRARY)
         with log.open("wb") as output:
             code = _run(command, output.fileno(), tools.environment())
         if code != 0 or not (private / LIBRARY).is_file():

@@ -1,6 +1,7 @@
 """What a run leaves on disk: snapshots for people, training states for itself. Tensors and JSON, never code."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,7 +219,8 @@ def _load(path: Path, kind: str, newest: int, flag: str) -> dict[str, Any]:
         there = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{flag}={path} {there}; expected a file written by train.py")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch remarks on pickles that it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # zip, pickle and torch raise a dozen kinds for one thing, none in words for a user
         raise UserError(f"{flag}={path} can't be read: damaged, or not written by train.py; use an older one") from None
     if not isinstance(content, dict) or content.get("kind") != kind:

@@ -158,6 +158,9 @@ class LoopOptions:
         low=1,
         resumable=True,
     )
+    wandb: str | None = option(
+        None, "Send statistics to this project of Weights & Biases, too.  [default: no]", unit="PROJECT", resumable=True
+    )
     max_bad_steps: int = option(
         50, "Stop after so many steps in a row with gradients that are not finite.", unit="N", low=1, resumable=True
     )
@@ -173,6 +176,15 @@ class LoopOptions:
     ops: str = option(
         "auto", "Native operations where they can be built, or the reference.", choices=("auto", "native", "ref")
     )
+    tf32: bool = option(
+        False, "Let a GPU round what it multiplies in float32 to 10 bits of mantissa: faster.", resumable=True
+    )
+    cudnn_benchmark: bool = option(
+        True,
+        "Let cuDNN try its algorithms and keep the fastest; the last bits can differ between runs.",
+        resumable=True,
+    )
+    graphs: bool = option(False, "Record the passes of a phase as a CUDA graph, and replay it.", resumable=True)
     seed: int = option(0, "Seed of everything random.", unit="N")
     device: str = option("auto", "Where to train.", choices=("auto", "cpu", "cuda", "mps"), resumable=True)
 

@@ -29,11 +29,14 @@ class StyleMixing:
     def styles(self, step: Step, z: torch.Tensor, cond: Condition) -> torch.Tensor:
         """[N, num_ws, w_dim]"""
         ws: torch.Tensor = step.G.mapping(z, cond.c, cond.h, update_w_avg=self.update_w_avg)
-        if self.prob > 0 and torch.rand(()) < self.prob and ws.shape[1] > 1:
-            first = int(torch.randint(1, ws.shape[1], ()))
-            other = step.G.mapping(torch.randn_like(z), cond.c, cond.h)
-            ws = torch.cat([ws[:, :first], other[:, first:]], dim=1)
-        return ws
+        num_ws = ws.shape[1]
+        if self.prob == 0 or num_ws == 1:
+            return ws
+        # Where to mix from is drawn on the device and nothing depends on it here, so that passes can be recorded.
+        mixes, first = torch.rand((), device=z.device) < self.prob, torch.randint(1, num_ws, (), device=z.device)
+        other = step.G.mapping(torch.randn_like(z), cond.c, cond.h)
+        own = torch.arange(num_ws, device=z.device) < torch.where(mixes, first, num_ws)
+        return torch.where(own[:, None], ws, other)
 
     def __call__(self, step: Step, z: torch.Tensor, cond: Condition) -> torch.Tensor:
         images: torch.Tensor = step.G.synthesis(self.styles(step, z, cond))
@@ -126,18 +129,19 @@ class PathLength:
         ws = self.generate.styles(step, step.z[:rows], step.gen_cond[:rows])
         images = step.G.synthesis(ws)
         lengths = path_lengths(images, ws, torch.randn_like(images))
-        self._of_rounds.append(lengths.detach().mean())
+        length = lengths.detach().mean()
+        step.tell(self._of_rounds.append, length)
         self.mean = self.mean.to(lengths.device)
-        penalty = (lengths - self.mean.lerp(self._of_rounds[-1], self.decay)).square()
+        penalty = (lengths - self.mean.lerp(length, self.decay)).square()
         training_stats.report("Loss/pl_penalty", penalty)
         return penalty * self.weight
 
     def settle(self, network: torch.nn.Module) -> None:
         """Move the mean, once a step, by the lengths of all rounds in all processes, if they are finite."""
         mean = torch.stack(self._of_rounds).mean()
-        self._of_rounds = []
+        self._of_rounds.clear()
         average([mean])
-        self.mean = torch.where(mean.isfinite(), self.mean.lerp(mean, self.decay), self.mean)
+        self.mean.copy_(torch.where(mean.isfinite(), self.mean.lerp(mean, self.decay), self.mean))
         training_stats.report("Loss/pl_mean", self.mean)
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 import datetime
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psutil
 import rich.console
@@ -17,21 +16,23 @@ from torch_utils.distributed import rank
 from torch_utils.files import atomic_write, format_time
 from training.advice import Advice
 from training.image_source import shown
+from training.writers import Stats, Writer, writers
 
 
 class Progress:
-    """Bar, log file, `stats.jsonl` and TensorBoard of one run.
+    """Bar, log file and `stats.jsonl` of one run, and what else its statistics are sent to.
 
     Args:
         run: the run folder; files in it are appended to.
         total_kimg: where the bar ends.
         cur_nimg: where the run stands: lines of `stats.jsonl` beyond it (written by a run killed before its next state)
             are dropped, so that none is there twice after a resume.
+        wandb_project: sent to Weights & Biases, too.
 
     Of several processes only the first one speaks and writes.
     """
 
-    def __init__(self, run: Path, total_kimg: float, cur_nimg: int) -> None:
+    def __init__(self, run: Path, total_kimg: float, cur_nimg: int, wandb_project: str | None = None) -> None:
         self.run, self._silent = run, rank() > 0
         self._console = rich.console.Console(highlight=False, soft_wrap=True)
         self._bar = rich.progress.Progress(
@@ -47,7 +48,8 @@ class Progress:
         self._task = self._bar.add_task("train", total=total_kimg, completed=cur_nimg / 1000)
         if not self._silent:
             _drop_later_lines(run / "stats.jsonl", cur_nimg)
-        self._tensorboard: Any = None
+        self._writers: list[Writer] | None = None
+        self._wandb_project = wandb_project
         self._bad_images: set[str] = set()
         self._advice = Advice()
 
@@ -59,8 +61,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for writer in self._writers or ():
+            writer.close()
 
     def say(self, line: str) -> None:
         """One line on the screen and in log.txt."""
@@ -81,34 +83,19 @@ class Progress:
     def advance(self, cur_nimg: int) -> None:
         self._bar.update(self._task, completed=cur_nimg / 1000)
 
-    def tick(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
-        """Say what a tick was like; a line of `stats.jsonl`, and the means to TensorBoard when it is installed."""
+    def tick(self, stats: Stats, cur_nimg: int) -> None:
+        """Say what a tick was like: a line of `stats.jsonl`, and what the writers do."""
         if self._silent:
             return
         line = dict(stats) | {"timestamp": datetime.datetime.now(datetime.UTC).timestamp()}
         with (self.run / "stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        if self._tensorboard is None:
-            self._tensorboard = _tensorboard_writer(self.run)
-        for name, moments in stats.items():
-            self._tensorboard.add_scalar(name, moments["mean"], global_step=cur_nimg // 1000)
+        if self._writers is None:
+            self._writers = writers(self.run, self._wandb_project)
+        for writer in self._writers:
+            writer.tick(stats, cur_nimg)
         for line in (tick_line(stats), *self._advice.lines(stats)):
             self.say(line)
-
-
-class _NoWriter:
-    """Stands in for TensorBoard where it is not installed."""
-
-    def add_scalar(self, name: str, value: float, global_step: int) -> None: ...
-    def close(self) -> None: ...
-
-
-def _tensorboard_writer(run: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # seconds to import: only once a run really ticks
-    except ImportError:
-        return _NoWriter()
-    return SummaryWriter(run)
 
 
 def _drop_later_lines(path: Path, cur_nimg: int) -> None:
@@ -129,7 +116,7 @@ def _line_kimg(line: str) -> float:
         return float("inf")
 
 
-def tick_line(stats: Mapping[str, Mapping[str, float]]) -> str:
+def tick_line(stats: Stats) -> str:
     """The figures of a tick worth a glance."""
 
     def mean(name: str) -> float:
@@ -151,4 +138,9 @@ def memory_gb(device: torch.device) -> float:
         peak = torch.cuda.max_memory_allocated(device) / 2**30
         torch.cuda.reset_peak_memory_stats(device)
         return peak
+    return host_memory_gb()
+
+
+def host_memory_gb() -> float:
+    """Resident memory of the process, in GiB."""
     return float(psutil.Process().memory_info().rss) / 2**30

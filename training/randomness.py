@@ -44,8 +44,8 @@ def permutation(size: int, *keys: int) -> np.ndarray:
 def seed_everything(*keys: int) -> None:
     """Seed torch from the keys, e.g. (seed, rank, cur_nimg), on the CPU and on the GPU once that is in use.
 
-    Not by torch.manual_seed: for every kind of device that is not in use it keeps the call, with the stack it came
-    from, until that device is: in a loop memory without end, and a millisecond a call.
+    Not by torch.manual_seed, which writes down the stack it was called from for every kind of device that is not in
+    use: a millisecond a call, several times a step.
     """
     seed = int(hashed(*keys)[0] >> np.uint64(1))
     torch.default_generator.manual_seed(seed)

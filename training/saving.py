@@ -13,7 +13,7 @@ from training.dataset import SampleSource
 from training.ema import Ema
 from training.keeping import Best, best_of, tidy
 from training.progress import Progress
-from training.run_folder import snapshot_name
+from training.run_folder import snapshot_name, snapshots_in
 from training.system import Sheets, Stateful, System
 
 Measure = Callable[[Path], Mapping[str, float]]  # snapshot -> results; lines of metric-*.jsonl beside it
@@ -41,7 +41,7 @@ class Saver:
         self._source, self._num_exemplars, self._measure = source, num_exemplars, measure
         self._exemplars: Exemplars | None = None
         self._sheets: Sheets | None = None
-        self._snapshots = 0
+        self._snapshots = first(lambda: len(snapshots_in(run)))  # those of earlier starts count
 
     def first_sheets(self) -> None:
         """Real images, and what an untrained generator makes."""

@@ -7,9 +7,16 @@ import torch
 
 from training.condition import Condition
 
+Listener = Callable[[torch.Tensor], None]
+
 
 def nobody(logits: torch.Tensor) -> None:
     """Listens to nothing."""
+
+
+def at_once(listener: Listener, tensor: torch.Tensor) -> None:
+    """Tells."""
+    listener(tensor)
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,10 @@ class Step:
     z: torch.Tensor  # float32 [N, z_dim] ~ N(0, 1)
     gen_cond: Condition  # for the fakes, N rows
     augment: Callable[[torch.Tensor], torch.Tensor]  # what the discriminator sees of an image, real or fake
-    observe: Callable[[torch.Tensor], None] = nobody  # is told D(real) by the term that trains D on real images
+    observe: Listener = nobody  # is told D(real) by the term that trains D on real images
+    tell: Callable[[Listener, torch.Tensor], None] = (
+        at_once  # how a term remembers: recorded passes tell at each replay
+    )
     cur_nimg: int = 0  # images seen before this step: for what changes in the course of a run
     key: tuple[int, ...] = ()  # what the randomness of this round is a function of; (): torch's generator goes on
 

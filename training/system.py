@@ -175,6 +175,7 @@ class SystemKind:
         check: (options, resolution, batch_gpu); raises UserError for a combination that can't work.
         autocasts: whether --precision=bf16 and fp16 mean autocast; else its options say what they mean.
         conditions: options -> values of --cond that the networks have a use for; None: all.
+        records: whether its phases do the same in every step, so that --graphs can record them.
     """
 
     options: type
@@ -184,3 +185,4 @@ class SystemKind:
     check: Callable[[Any, int, int], None]
     autocasts: bool = True
     conditions: Callable[[Any], Sequence[str]] | None = None
+    records: bool = False

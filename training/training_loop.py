@@ -15,7 +15,7 @@ from training.config import LoopOptions
 from training.dataset import SampleSource
 from training.ema import Ema
 from training.loading import make_loader
-from training.progress import Progress, memory_gb
+from training.progress import Progress, host_memory_gb, memory_gb
 from training.randomness import seed_everything
 from training.rounds import Rounds
 from training.run_folder import write_options
@@ -79,7 +79,7 @@ def training_loop(
     tick_start, tick_start_nimg = time.monotonic(), cur_nimg
     last_state = tick_start
 
-    with Progress(run, loop.kimg, cur_nimg) as progress, StopRequest(loop.minutes) as stop:
+    with Progress(run, loop.kimg, cur_nimg, loop.wandb) as progress, StopRequest(loop.minutes) as stop:
         progress.say(f"{'Continuing at' if resume_from else 'Training from'} {cur_nimg / 1000:.1f} kimg in {run}")
         if resume_from is None:
             saver.first_sheets()
@@ -127,6 +127,7 @@ def training_loop(
                 training_stats.report("Timing/sec_per_kimg", tick_sec / (cur_nimg - tick_start_nimg) * 1000)
                 training_stats.report("Timing/total_sec", total_sec)
                 training_stats.report("Resources/memory_gb", memory_gb(device))
+                training_stats.report("Resources/host_memory_gb", host_memory_gb())
                 collector.merge()
                 progress.tick(collector.collect(), cur_nimg)
 

@@ -22,7 +22,6 @@ from stylegan2_icgan.conditioning import (
     num_exemplars,
     with_class,
 )
-from stylegan2_icgan.features import restore_extractor
 from stylegan2_icgan.models import Model
 from stylegan2_icgan.search.unit_rows import UnitRows
 from stylegan2_icgan.using.encoding import encode
@@ -114,7 +113,7 @@ class Answers:
                 raise UserError(f"--extractor-weights={self.weights}: this model has no extractor; leave it out")
             return "This model can't be conditioned on other images."
         try:
-            restore_extractor(stored.extractor, stored.extractor_state, self.weights, self.model.device)
+            self.model.extractor(self.weights)
         except UserError as error:
             if self.weights is not None:
                 raise

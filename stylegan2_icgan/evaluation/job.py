@@ -36,6 +36,10 @@ from training.checkpoint import Recipe
 from training.config import check_bounds
 from training.dataset import ImageFolderDataset
 
+OF_GENERATORS = (
+    "instances", "sampling", "seeds", "trunc", "trunc_cutoff", "noise_mode", "bn_mode", "batch", "extractor_weights",
+)  # fmt: skip
+OF_IMAGES = ("detector", "detector_weights", "filter", "resize")
 LPIPS_KINDS = ("ppl", "lpips_instance")
 
 
@@ -71,7 +75,7 @@ def open_side(path: Path | None, flags: Flags, flag: str) -> FileImages | Featur
     if path is None:
         return None
     if path.suffix != ".npy":
-        return FileImages(path, flags.resize, flags.workers, flag)
+        return FileImages(path, flags.resize, flags.decoders, flag)
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -94,13 +98,19 @@ def check_flags(flags: Flags) -> None:
         raise UserError(
             f"--fake={flags.fake} is measured against a reference, which is missing: --data=FOLDER, ZIP or NPY"
         )
-    if flags.fake is not None and (flags.instances or flags.sampling != "instance" or len(flags.seeds) > 1):
-        raise UserError("--instances, --sampling and --seeds are for --network; --fake is a fixed set of images")
-    if flags.fake is not None and flags.bn_mode != "running":
-        raise UserError(f"--bn-mode={flags.bn_mode} is for --network; --fake has no generator")
+    if flags.fake is not None:
+        _refuse_given(flags, OF_GENERATORS, "is for --network; --fake is a fixed set of images")
+    if all(path is not None and path.suffix == ".npy" for path in (flags.data, flags.fake)):
+        _refuse_given(flags, OF_IMAGES, "is for images; --data and --fake are ready-made features")
     check_bounds(flags)
     if flags.resize is not None and flags.network is not None:
         raise UserError(f"--resize={flags.resize} is for --fake; images of --network have the size of its data")
+
+
+def _refuse_given(flags: Flags, names: Sequence[str], why: str) -> None:
+    for name in names:
+        if getattr(flags, name) != getattr(Flags, name):
+            raise UserError(f"--{name.replace('_', '-')} {why}")
 
 
 def check_sides(real: ImageSet | None, fake: ImageSet, network: bool) -> None:
@@ -113,6 +123,7 @@ def check_sides(real: ImageSet | None, fake: ImageSet, network: bool) -> None:
         one, other = (side.description.get(what) for side in (real, fake))
         if one != other:
             remedy = "convert the reference" if network else "give --resize=PIXELS"
+            remedy = "features of one detector" if what == "width" else remedy
             raise UserError(f"the reference has {what} {one}, what is measured {other}; expected the same ({remedy})")
 
 

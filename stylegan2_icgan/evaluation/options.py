@@ -1,15 +1,19 @@
 # ruff: noqa: RUF009 - option() makes a field of a dataclass, as dataclasses.field does
 """The flags of calc_metrics.py."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from metrics.detectors import DETECTORS
 from metrics.resizing import FILTERS
 from training.config import option
 from training.networks.conditional_norm import BATCH_NORM_MODES
 
+MOST_DECODERS = 8  # of a process with a GPU
 STANDING_PASSES = 100  # of standing statistics (BigGAN, arXiv 1809.11096, appendices)
 
 Say = Callable[[str], None]
@@ -49,14 +53,19 @@ class Options:
     batch: int = option(32, "Images a call of the generator; changes last bits.", unit="N", low=1)
     cache: bool = option(True, "Keep what is known of references, by their content.")
     cache_dir: Path | None = option(None, "Where.  [default: in the user's cache folder]", unit="DIR")
-    workers: int = option(2, "Processes that decode images.", unit="N", low=0)
+    workers: int | None = option(
+        None,
+        f"Processes that decode images.  [default: 2; with a GPU as many as there are cores, at most {MOST_DECODERS}]",
+        unit="N",
+        low=0,
+    )
     gpus: int = option(1, "Processes, by torchrun, one for each GPU.", unit="N", low=1)
     device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
     out: Path | None = option(
         None, "Folder for metric-*.jsonl.  [default: the snapshot's; none for --fake]", unit="DIR"
     )
     json: bool = option(False, "Print records as lines of JSON.")
-    plot: Path | None = option(None, "Draw metrics.svg of the records in this folder; nothing else.", unit="DIR")
+    plot: Path | None = option(None, "Draw metrics.png of the records in this folder; nothing else.", unit="DIR")
 
 
 @dataclass(frozen=True)
@@ -65,3 +74,11 @@ class Flags(Options):
 
     seeds: Sequence[int] = (0,)
     lpips_weights: Sequence[Path] = ()
+
+    @property
+    def decoders(self) -> int:
+        """Processes that decode: a GPU sees more images than two can decode."""
+        if self.workers is not None:
+            return self.workers
+        on_gpu = self.device in ("auto", "cuda") and torch.cuda.is_available()
+        return min(max((os.cpu_count() or 1) // self.gpus, 2), MOST_DECODERS) if on_gpu else 2

@@ -42,7 +42,7 @@ class SnapshotMetrics:
     ) -> None:
         self.metrics = parse_metrics(metrics)
         flags = Flags() if flags is None else flags
-        real = DatasetImages(dataset, flags.workers)
+        real = DatasetImages(dataset, flags.decoders)
         self._job = Job(flags, real, real, device, quiet)
 
     def check(self, recipe: Recipe, has_w: bool) -> None:

@@ -1,6 +1,6 @@
 """How far images are from the targets: LPIPS where its weights are at hand, else a pyramid of pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -57,26 +57,19 @@ class LpipsDistance:
         self.lpips = lpips
         self.name = lpips.description["name"]
         with torch.no_grad():
-            self.targets = self._activations(targets)
+            self.targets = list(self._units(targets))
 
     def __call__(self, images: Tensor) -> Tensor:
         total = torch.zeros(len(images), device=images.device)
-        for level, (x, target) in enumerate(zip(self._activations(images), self.targets, strict=True)):
-            apart = (x - target).square() * self.lpips.get_buffer(f"head{level}")
-            total = total + apart.sum(dim=1).mean(dim=(1, 2))
+        for level, (units, target) in enumerate(zip(self._units(images), self.targets, strict=True)):
+            total = total + self.lpips.apart(level, units, target)
         return total
 
-    def _activations(self, images: Tensor) -> list[Tensor]:
-        """After each block, of unit length along the channels."""
+    def _units(self, images: Tensor) -> Iterator[Tensor]:
         x = with_colour(images)
         if x.shape[-1] > LARGEST:
             x = F.interpolate(x, size=(LARGEST, LARGEST), mode="area")
-        x = (x - self.lpips.get_buffer("shift")) / self.lpips.get_buffer("scale")
-        found = []
-        for level, block in enumerate(self.lpips.blocks):
-            x = block(F.max_pool2d(x, 2) if level else x)
-            found.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
-        return found
+        return self.lpips.units(x)
 
 
 def make_distance(choice: str, weights: Sequence[Path], targets: Tensor) -> Distance:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stylegan2_icgan.conditioning import LONGEST_STEM
-from stylegan2_icgan.models import Model, load_model
+from stylegan2_icgan.models import Model, open_model
 from stylegan2_icgan.projection.distances import Distance, make_distance
 from stylegan2_icgan.projection.files import Projection, render, save_projection
 from stylegan2_icgan.projection.latents import FreeStyles, MappedStyles, style_statistics
@@ -22,7 +22,6 @@ from stylegan2_icgan.using.rendering import require_styles
 from stylegan2_icgan.using.video import pick_format, write_video
 from torch_utils.command_line import UserError
 from torch_utils.files import sha256
-from torch_utils.misc import pick_device
 from training.condition import Condition
 from training.image_grid import sheet_scale
 from training.sampling import from_uint8
@@ -36,8 +35,8 @@ def project(inputs: Inputs, options: SearchOptions, say: Say) -> str:
     Raises:
         UserError: naming the flag that does not fit.
     """
-    device = pick_device(inputs.device)
-    model = load_model(inputs.network, device)
+    model = open_model(inputs.network, inputs.device, inputs.ops)
+    device = model.device
     require_styles(model, "projector.py")
     if options.optimise_instance and not model.recipe.shape.h_dim:
         raise UserError("--optimise-instance: this model is not conditioned on instances; leave it out")

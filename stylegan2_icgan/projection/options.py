@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stylegan2_icgan.projection.distances import CHOICES
-from stylegan2_icgan.using.flags import never_together, only_with
+from stylegan2_icgan.using.flags import OPS, never_together, only_with
 from torch_utils.command_line import UserError
+from torch_utils.custom_ops import MODES
 from training.config import option
 
 HIGHEST_LR = 1000
@@ -37,6 +38,7 @@ class Options:
     distance: str = option("auto", "What to make small; auto: lpips where its weights are here.", choices=CHOICES)
     video: bool = option(False, "Film the search.")
     outdir: Path = option(Path("out"), "Where to write.", unit="DIR")
+    ops: str = option("auto", OPS, choices=MODES)
     device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
 
 

@@ -139,4 +139,5 @@ STYLEGAN2 = SystemKind(
     derive=derive,
     check=check,
     autocasts=False,  # its networks have layers of their own in 16 bits
+    records=True,
 )

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from torch_utils.command_line import Ranges, UserError, Words, dataclass_options
+from torch_utils.custom_ops import MODES
 from training.config import option
 
+OPS = "Native operations where they can be built, or the reference."
 CENTERS = ("global", "instance")
 CENTER_DRAWS = 4096  # z whose w make up the centre of one condition: its standard error is 1/64 of their spread
 
@@ -34,6 +36,7 @@ class Options:
     trunc_cutoff: int | None = option(None, "Truncate only the first N styles.", unit="N")
     noise_mode: str = option("const", "Noise of the synthesis network.", choices=("const", "random", "none"))
     outdir: Path = option(Path("out"), "Where to write.", unit="DIR")
+    ops: str = option("auto", OPS, choices=MODES)
     device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
 
 

@@ -64,6 +64,18 @@ class Toolchain:
             "verbose": True,
         }
 
+    def compiler_call(self, library: Path) -> list[str]:
+        """What builds the library without torch's loader, which needs ninja: one call of the compiler."""
+        given, home = self.load_arguments(library.parent), Path(torch.__file__).parent
+        headers = [*given["extra_include_paths"], home / "include", home / "include/torch/csrc/api/include"]
+        common = ["-std=c++17", "-shared", *given["sources"], *(f"-I{folder}" for folder in headers)]
+        common += [f"-L{home / 'lib'}", "-lc10", "-ltorch_cpu", "-o", str(library)]
+        if self.kind == "cpu":
+            return [self.compiler, "-fPIC", *given["extra_cflags"], *common]
+        host = [word for flag in ("-fPIC", *given["extra_cflags"]) for word in ("-Xcompiler", flag)]
+        nvcc = [str(Path(self.cuda_home) / "bin" / "nvcc"), "-ccbin", self.compiler, "--threads=0", "--cudart=shared"]
+        return [*nvcc, *CUDA_FLAGS, *gencode(self.architectures), *host, *common]
+
     def environment(self) -> dict[str, str]:
         """The environment to build in. Bytecode of torch is left as it is."""
         found = dict(os.environ, PATH=search_path(), PYTHONDONTWRITEBYTECODE="1", CXX=self.compiler)
@@ -84,8 +96,6 @@ def find(kind: str) -> Toolchain:
     """
     if sys.platform == "win32":
         raise Missing("native ops are not built on Windows; use --ops=ref")
-    if shutil.which("ninja", path=search_path()) is None:
-        raise Missing("ninja is not on PATH; pip install ninja")
     compiler = os.environ.get("CXX") or "c++"
     program = shutil.which(compiler)
     if program is None:
@@ -116,6 +126,21 @@ def cuda_architectures() -> str:
     given = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
     devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return given or ";".join(sorted({"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in devices}))
+
+
+def gencode(architectures: str) -> list[str]:
+    """'8.0;9.0+PTX' -> flags of nvcc: kernels for each, and with +PTX what later GPUs make theirs of."""
+    flags = []
+    for word in architectures.replace(" ", ";").split(";"):
+        number = word.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if word.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def has_ninja() -> bool:
+    return shutil.which("ninja", path=search_path()) is not None
 
 
 def cuda_home() -> Path | None:
