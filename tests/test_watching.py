@@ -100,7 +100,7 @@ def test_statistics_go_where_they_are_asked_to(
 ) -> None:
     flags = [*TINY_RUN, f"--data={patterns_zip}", f"--outdir={tmp_path / 'runs'}", "--kimg=0.064"]
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert "--wandb=ours needs a package" in refused(train.main, *flags, "--wandb=ours")
+    assert "--wandb=ours needs the package wandb" in refused(train.main, *flags, "--wandb=ours")
     client = PretendedClient()
     monkeypatch.setitem(sys.modules, "wandb", client)
     assert invoke(train.main, *flags, "--wandb=ours").exit_code == 0
