@@ -49,9 +49,11 @@ def merge(rows: list[dict[str, Any]]) -> dict[str, Any]:
 @click.option("--precision", "precisions", default="fp32", show_default=True, help="Some of fp32,tf32,fp16,bf16.")
 @click.option("--cond", type=click.Choice(["none", "instance"]), default="instance", show_default=True)
 @click.option("--batch", "batches", default="1,8", show_default=True, help="Images at a time.", metavar="N,N")
-@click.option("--threads", type=int, default=1, show_default=True, help="Of the CPU.", metavar="N")
-@click.option("--repeats", type=int, default=3, show_default=True, help="Of each batch, in a round.", metavar="N")
-@click.option("--rounds", type=int, default=1, show_default=True, metavar="N")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the CPU.", metavar="N")
+@click.option(
+    "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of each batch, in a round.", metavar="N"
+)
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, metavar="N")
 @click.option("--peer", type=Path, help="A checkout laid out as stylegan2-ada-pytorch, to compare with.", metavar="DIR")
 @click.option("--out", type=Path, help="Write the table as JSON.", metavar="FILE")
 def main(

@@ -69,10 +69,12 @@ def merge(rows: list[dict[str, Any]], batch: int, intervals: dict[str, int]) -> 
 @click.option("--cond", type=click.Choice(["none", "instance"]), default="instance", show_default=True)
 @click.option("--aug", type=click.Choice(["none", "ada"]), default="none", show_default=True, help="ada: at p = 0.5.")
 @click.option("--graphs", is_flag=True, help="As of train.py: CUDA graphs of the passes.")
-@click.option("--batch", type=int, help="Images a step.  [default: the network's]", metavar="N")
-@click.option("--threads", type=int, default=1, show_default=True, help="Of the CPU.", metavar="N")
-@click.option("--repeats", type=int, default=3, show_default=True, help="Of each phase, in a round.", metavar="N")
-@click.option("--rounds", type=int, default=1, show_default=True, metavar="N")
+@click.option("--batch", type=click.IntRange(1), help="Images a step.  [default: the network's]", metavar="N")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the CPU.", metavar="N")
+@click.option(
+    "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of each phase, in a round.", metavar="N"
+)
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, metavar="N")
 @click.option("--peer", type=Path, help="A checkout laid out as stylegan2-ada-pytorch, to compare with.", metavar="DIR")
 @click.option("--out", type=Path, help="Write the table as JSON.", metavar="FILE")
 def main(

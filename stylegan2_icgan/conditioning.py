@@ -102,7 +102,7 @@ def _classes(model: Model, choice: Choice) -> Rows:
 
 
 def from_features(model: Model, path: Path, choice: Choice, data: Path | None) -> Rows:
-    """Rows of a .npy file, or of `features` in a .npz.
+    """Rows of a .npy file, or of `features` or `h` in a .npz (`h`: of projector.py, or of generate.py --format=npz).
 
     Args:
         path: float [N, h_dim] or [h_dim]; rows are brought to unit length.
@@ -118,9 +118,9 @@ def from_features(model: Model, path: Path, choice: Choice, data: Path | None) -
     if not h_dim:
         raise UserError(f"{where}: this model is not conditioned on instances; leave it out")
     arrays = feature_arrays(path, where)
-    if "features" not in arrays:
-        raise UserError(f"{where} has no array 'features'; expected one of floating-point rows [N, {h_dim}]")
-    features = arrays["features"]
+    features = arrays.get("features", arrays.get("h"))
+    if features is None:
+        raise UserError(f"{where} has no array 'features' or 'h'; expected one of floating-point rows [N, {h_dim}]")
     if features.dtype.kind != "f" or features.ndim not in (1, 2) or not features.size:
         raise UserError(f"{where}: expected floating-point rows [N, {h_dim}]")
     features = features.reshape(-1, features.shape[-1])
@@ -133,7 +133,8 @@ def from_features(model: Model, path: Path, choice: Choice, data: Path | None) -
         check_same_extractor(model, path.parent, where)
     count = len(features)
     ids = choice.of(count, f"the {count} rows of {path}", default=list(range(min(choice.most, count))))
-    h = torch.from_numpy(np.array(features[ids], dtype=np.float32))
+    with np.errstate(over="ignore"):  # infinity is refused below
+        h = torch.from_numpy(np.array(features[ids], dtype=np.float32))
     for row, length in zip(ids, h.norm(dim=1).tolist(), strict=True):
         if not 0 < length < float("inf"):
             raise UserError(f"{where}: row {row} has length {length}; a feature needs a direction")

@@ -204,12 +204,13 @@ def _check_loop(loop: LoopOptions) -> None:
     for name in ("keep_best", "patience", "metrics_detector", "metrics_weights"):
         if getattr(loop, name) is not None and loop.metrics is None:
             raise UserError(f"--{name.replace('_', '-')}={getattr(loop, name)} needs measurements; give --metrics, too")
-    if loop.wandb is not None:
+    if loop.wandb:
         try:
             import wandb  # noqa: F401
         except ImportError:
             raise UserError(
-                f"--wandb={loop.wandb} needs the package wandb; pip install wandb, or leave it out"
+                f"--wandb={loop.wandb} needs the package wandb; pip install wandb, or leave it out (of a run that goes "
+                "on: --wandb=)"
             ) from None
     if loop.keep_every is not None and loop.keep_last is None:
         raise UserError(f"--keep-every={loop.keep_every:g} does nothing without --keep-last; every snapshot stays")

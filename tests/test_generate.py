@@ -379,6 +379,9 @@ def test_wrong_input_is_refused(
     }.items():
         assert f"is for {missing}" in refused(generate.main, net[0], alone)
     assert "--batch=0" in refused(generate.main, *net, "--batch=0")
+    assert "--seeds: 3 stands there twice" in refused(generate.main, *net, "--seeds=3,1-3")
+    assert "--rows: 1 stands there twice" in refused(generate.main, *net, "--rows=1,1")
+    assert "exemplars:0,0: 0 stands there twice" in refused(generate.main, *net, "--instances=exemplars:0,0")
     near = [f"--data={trained['data']}", "--nearest=2"]
     assert "--nearest=2: this model" in refused(generate.main, f"--network={trained['class']}", outdir, *near)
     assert "expected 1 to 40" in refused(generate.main, *net, near[0], "--nearest=41")

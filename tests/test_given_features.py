@@ -181,6 +181,11 @@ def test_files_that_cannot_be_read_are_refused(
     content[content.find(features[0].tobytes())] ^= 1
     (tmp_path / "flipped.npz").write_bytes(content)
     assert "features.npy is damaged (checksum)" in refusal(tmp_path / "flipped.npz", dataset)
+    np.savez_compressed(tmp_path / "deflated.npz", features=features)
+    content = bytearray((tmp_path / "deflated.npz").read_bytes())
+    content[60:180] = bytes(byte ^ 0x5A for byte in content[60:180])
+    (tmp_path / "deflated.npz").write_bytes(content)
+    assert "can't be read" in refusal(tmp_path / "deflated.npz", dataset)
     np.save(tmp_path / "objects.npy", np.array([features, None], object), allow_pickle=True)
     assert "can't be read" in refusal(tmp_path / "objects.npy", dataset)
     np.savez(tmp_path / "objects.npz", features=np.array([features, None], object))

@@ -82,6 +82,22 @@ def test_metrics_are_taken_and_a_run_ends_when_they_get_no_better(
     assert [path.name for path in snapshots_in(run)] == ["network-snapshot-000003.pt", "network-snapshot-000006.pt"]
 
 
+@pytest.mark.slow
+def test_interruptions_move_no_measurement(
+    patterns_zip: Path, tmp_path: Path, measuring: Callable[[list[float | Exception]], list[str]]
+) -> None:
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--tick=1", "--batch=200", "--metrics=fid10k", "--metrics-every=2"]
+    seen = measuring([9.0] * 9)
+    assert invoke(train.main, *flags, "--kimg=6", f"--outdir={tmp_path / 'whole'}").exit_code == 0
+    assert seen == [f"network-snapshot-{number:06d}.pt" for number in (3, 5)]
+    del seen[:]
+    outdir = f"--outdir={tmp_path / 'parts'}"
+    assert invoke(train.main, *flags, "--kimg=6", "--minutes=0.0001", outdir).exit_code == 0  # a step
+    for kimg in (2, 3, 6):
+        assert invoke(train.main, "--resume=latest", "--minutes=9", f"--kimg={kimg}", outdir).exit_code == 0
+    assert seen == [f"network-snapshot-{number:06d}.pt" for number in (3, 5)]
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [

@@ -141,6 +141,22 @@ def test_statistics_of_a_state_move_to_where_values_are() -> None:
     training_stats.Collector()  # forgets them
 
 
+class WithoutDoubles(torch.Tensor):
+    """As on MPS: float64 is for the CPU alone."""
+
+    def double(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    def cpu(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_statistics_of_a_device_without_float64_are_read() -> None:
+    collector = training_stats.Collector()
+    training_stats.add("a", torch.tensor([2.0, 4.0, 10.0]).as_subclass(WithoutDoubles))
+    assert collector.collect() == {"a": {"num": 2, "mean": 2.0, "std": 1.0}}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_group_saves_with_loader_processes(

@@ -50,6 +50,13 @@ def test_float16_is_never_fast_on_the_cpu():
     assert precision.is_fast(torch.bfloat16, CPU) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def test_a_torch_without_onednn_is_not_asked_about_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.delattr(torch.ops, "mkldnn", raising=False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None, raising=False)
+    assert not precision.is_fast(torch.bfloat16, CPU)
+
+
 def test_channels_come_last_where_native_ops_compute():
     x = torch.zeros(1, 4, 2, 2)
     assert precision.conv_format(x, x.dtype) == torch.contiguous_format

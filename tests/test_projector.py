@@ -141,6 +141,10 @@ def test_the_instance_is_searched_on_request(trained, made, tmp_path):
     z, h = torch.from_numpy(arrays["z"]), torch.from_numpy(arrays["h"])
     np.testing.assert_allclose(mapping(z, torch.zeros(1, 0), h).numpy(), arrays["w"], atol=1e-5)
     assert rendered_again(network, tmp_path / "free") == [(tmp_path / "free" / "projection.png").read_bytes()]
+    of_its_kind = ["--format=npz", "--seeds=0", f"--outdir={tmp_path / 'kind'}"]
+    found = f"--instance-feats={tmp_path / 'free' / 'projected_w.npz'}"
+    assert invoke(generate.main, f"--network={network}", found, *of_its_kind).exit_code == 0
+    np.testing.assert_allclose(np.load(tmp_path / "kind" / "images.npz")["h"], arrays["h"], atol=1e-6)
 
 
 def test_h_is_the_row_given_or_the_feature_of_the_target(trained, tmp_path):
@@ -252,6 +256,8 @@ def test_styles_of_others_are_read_and_rendered(trained, tmp_path):
     np.savez(tmp_path / "w.npz", w=w.numpy())
     expected = generator.synthesis(w[:1], noise_mode="const")
     images = render(generator, read_projection(tmp_path / "w.npz"))
+    np.savez(tmp_path / "w.npz", w=w.numpy(), options="of another program")
+    assert torch.equal(render(generator, read_projection(tmp_path / "w.npz")), images)
     assert images.shape[0] == 2
     assert (from_uint8(images[:1]) - expected.clamp(-1, 1)).abs().max() <= 1 / 127
 
@@ -261,6 +267,7 @@ def test_styles_of_others_are_read_and_rendered(trained, tmp_path):
     [
         ({"w": np.zeros(8, np.float32)}, "no floating-point w"),
         ({"v": np.zeros((1, 3, 8), np.float32)}, "no floating-point w"),
+        ({"w": np.full((1, 4, 8), np.nan, np.float32)}, "NaN or infinite"),
         ({"w": np.zeros((1, 3, 9), np.float32)}, "holds styles [3, 9], this model takes [4, 8]"),
         ({"w": np.zeros((2, 4, 8), np.float32), "noise/x": np.zeros((1, 4, 4), np.float32)}, "noise/x"),
         ({"w": np.zeros((1, 4, 8), np.float32), "noise/x": np.zeros((1, 4, 4), np.float32)}, "noise map x [4, 4]"),
@@ -281,7 +288,11 @@ def test_damaged_projections_are_refused(tmp_path, trained, refused: Refused):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:300])
     np.save(tmp_path / "array.npy", np.zeros(3))
     (tmp_path / "text.npz").write_text("text")
-    for name in ("cut.npz", "array.npy", "text.npz", "gone.npz"):
+    np.savez_compressed(tmp_path / "deflated.npz", w=torch.randn(1, 4, 8).numpy())
+    content = bytearray((tmp_path / "deflated.npz").read_bytes())
+    content[60:120] = bytes(byte ^ 0x5A for byte in content[60:120])
+    (tmp_path / "deflated.npz").write_bytes(content)
+    for name in ("deflated.npz", "cut.npz", "array.npy", "text.npz", "gone.npz"):
         run = [f"--network={trained['none']}", f"--projected-w={tmp_path / name}", f"--outdir={tmp_path / 'out'}"]
         assert name in refused(generate.main, *run)
 

@@ -112,6 +112,8 @@ def test_peers_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
         assert len(result.stderr.splitlines()) == 1
     assert "'fp64' is not one of fp32" in invoke(step.main, "--network=toy", "--precision=fp64").stderr
     assert "no float16 arithmetic on cpu" in invoke(step.main, *flags, "--precision=fp16").stderr
+    for main in (step.main, generate.main):
+        assert "0 is not in the range x>=1" in invoke(main, *flags, "--rounds=0").stderr
 
 
 def test_generation_is_measured_and_compared(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Curves, advice, and what they are drawn from."""
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -17,6 +18,7 @@ import train
 from torch_utils.curves import draw_panels, ticks
 from training.advice import AGAIN_AFTER, Advice
 from training.preview import variety
+from training.writers import IDENTITY, WeightsAndBiases
 
 
 def test_advice_is_given_when_it_is_due_and_not_at_every_tick() -> None:
@@ -109,6 +111,7 @@ def test_statistics_go_where_they_are_asked_to(
     assert [step for step, _ in client.lines] == [32, 64, 96]
     assert {about["id"] for about in client.began} == {client.began[0]["id"]}
     assert [about["finished"] for about in client.began] == [True, True]
+    assert client.began[0]["id"] == (run / IDENTITY).read_text()
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     for line, (_, values) in zip(lines, client.lines, strict=True):
         assert values["Loss/G/loss"] == line["Loss/G/loss"]["mean"]
@@ -123,3 +126,33 @@ def test_statistics_go_where_they_are_asked_to(
     events.Reload()
     assert "Loss/G/loss" in events.Tags()["scalars"]
     assert "Loss/scores/real (histogram)" in events.Tags()["histograms"]
+
+
+def test_a_service_that_cannot_be_had_ends_no_run(
+    patterns_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = PretendedClient()
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    monkeypatch.setattr(client, "init", lambda **about: client.no_such_key)
+    flags = [*TINY_RUN, f"--data={patterns_zip}", f"--outdir={tmp_path / 'runs'}", "--kimg=0.032"]
+    result = invoke(train.main, *flags, "--wandb=ours")
+    assert result.exit_code == 0
+    assert "--wandb=ours failed (AttributeError: " in result.output
+    (run,) = (tmp_path / "runs").iterdir()
+
+    # Without the package the run goes on when it is told to do without.
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert invoke(train.main, f"--resume={run}", "--kimg=0.064", "--wandb=").exit_code == 0
+
+
+def test_a_new_run_in_the_place_of_a_deleted_one_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = PretendedClient()
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    run = tmp_path / "00000-digits"
+    for _ in range(2):
+        run.mkdir()
+        WeightsAndBiases(run, "ours")
+        shutil.rmtree(run)
+    assert client.began[0]["id"] != client.began[1]["id"]

@@ -39,7 +39,9 @@ def is_fast(dtype: torch.dtype, device: torch.device) -> bool:
         return True
     if device.type == "cuda":
         return dtype != torch.bfloat16 or torch.cuda.get_device_capability(device) >= (8, 0)
-    return dtype == torch.bfloat16 and device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype != torch.bfloat16 or device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def conv_format(x: torch.Tensor, dtype: torch.dtype) -> torch.memory_format:

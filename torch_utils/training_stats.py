@@ -72,7 +72,7 @@ class Collector:
             return
         sizes = [_size(name) for name in names]
         nothing = [torch.zeros(size, dtype=torch.float64) for size in sizes]
-        row = torch.cat([_moments.get(name, zero).double().cpu() for name, zero in zip(names, nothing, strict=True)])
+        row = torch.cat([_moments.get(name, zero).cpu().double() for name, zero in zip(names, nothing, strict=True)])
         total(row)
         _moments.update(zip(names, row.split(sizes) if rank() == 0 else nothing, strict=True))
 
@@ -81,7 +81,7 @@ class Collector:
         for the first of them. Logits have a `histogram`, too: how many values are between each two EDGES."""
         result: dict[str, dict[str, Any]] = {}
         for name in sorted(_moments):
-            num, total, squares, *bins = _moments[name].double().cpu().tolist()
+            num, total, squares, *bins = _moments[name].cpu().double().tolist()
             if num:
                 mean = total / num
                 result[name] = {"num": int(num), "mean": mean, "std": max(squares / num - mean**2, 0.0) ** 0.5}

@@ -135,6 +135,9 @@ def check_graphs(system: str, kind: SystemKind, device: torch.device) -> None:
         UserError: --graphs can't be had there, or not with that system.
     """
     if device.type not in RECORDERS:
-        raise UserError(f"--graphs: there are no CUDA graphs on {device.type}; leave it out, or use --device=cuda")
+        raise UserError(
+            f"--graphs: there are no CUDA graphs on {device.type}; leave it out (of a run "
+            "that goes on: --no-graphs), or use --device=cuda"
+        )
     if not kind.records:
         raise UserError(f"--graphs: the passes of {system} can't be recorded; leave it out")

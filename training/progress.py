@@ -27,7 +27,7 @@ class Progress:
         total_kimg: where the bar ends.
         cur_nimg: where the run stands: lines of `stats.jsonl` beyond it (written by a run killed before its next state)
             are dropped, so that none is there twice after a resume.
-        wandb_project: sent to Weights & Biases, too.
+        wandb_project: sent to Weights & Biases, too; None or '': not.
 
     Of several processes only the first one speaks and writes.
     """
@@ -91,7 +91,7 @@ class Progress:
         with (self.run / "stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._writers is None:
-            self._writers = writers(self.run, self._wandb_project)
+            self._writers = writers(self.run, self._wandb_project, self.say)
         for writer in self._writers:
             writer.tick(stats, cur_nimg)
         for line in (tick_line(stats), *self._advice.lines(stats)):

@@ -13,7 +13,7 @@ from training.dataset import SampleSource
 from training.ema import Ema
 from training.keeping import Best, best_of, tidy
 from training.progress import Progress
-from training.run_folder import snapshot_name, snapshots_in
+from training.run_folder import snapshot_name
 from training.system import Sheets, Stateful, System
 
 Measure = Callable[[Path], Mapping[str, float]]  # snapshot -> results; lines of metric-*.jsonl beside it
@@ -41,7 +41,6 @@ class Saver:
         self._source, self._num_exemplars, self._measure = source, num_exemplars, measure
         self._exemplars: Exemplars | None = None
         self._sheets: Sheets | None = None
-        self._snapshots = first(lambda: len(snapshots_in(run)))  # those of earlier starts count
 
     def first_sheets(self) -> None:
         """Real images, and what an untrained generator makes."""
@@ -56,7 +55,6 @@ class Saver:
         if rank() == 0:
             self._write(self.run / snapshot_name(cur_nimg / 1000), cur_nimg, regular)
         barrier()
-        self._snapshots += 1
 
     def state(self, members: Mapping[str, Stateful], at: dict[str, Any]) -> None:
         """Write a training state."""
@@ -64,13 +62,15 @@ class Saver:
             save_state(self.run / f"training-state-{at['cur_nimg'] // 1000:06d}.pt", members, at)
         barrier()
 
-    def measure(self, cur_nimg: int, progress: Progress) -> str | None:
+    def measure(self, number: int, cur_nimg: int, progress: Progress) -> str | None:
         """Measure the newest snapshot when that is due, the first one never. A metric that fails ends nothing.
+
+        Args:
+            number: how many regular snapshots a run has written before this one, however often it was interrupted.
 
         Returns:
             'no improvement', when that is why the run should end.
         """
-        number = self._snapshots - 1
         if self._measure is None or number == 0 or number % self.loop.metrics_every:
             return None
         path = self.run / snapshot_name(cur_nimg / 1000)

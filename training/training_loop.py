@@ -141,8 +141,9 @@ def training_loop(
                 augment.merge()
                 saver.state(members, {"cur_nimg": cur_nimg, "num_steps": num_steps, "total_sec": total_sec})
                 last_state = now
+            if regular or end == "done":  # who interrupts a run does not want to wait
+                end = saver.measure(cur_nimg // tick_nimg // loop.snap - regular, cur_nimg, progress) or end
             if due:
-                end = saver.measure(cur_nimg, progress) or end
                 saver.tidy()
             tick_start, tick_start_nimg = time.monotonic(), cur_nimg
 

@@ -1,16 +1,18 @@
 """Where the statistics of a tick go besides `stats.jsonl`: TensorBoard if it is there, W&B if it is asked for."""
 
 import contextlib
-import hashlib
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from torch_utils.files import atomic_write
 from torch_utils.training_stats import EDGES
 
 Stats = Mapping[str, Mapping[str, Any]]
+IDENTITY = "wandb-id.txt"  # in the run folder
 
 
 class Writer(Protocol):
@@ -20,13 +22,17 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-def writers(run: Path, wandb_project: str | None) -> list[Writer]:
-    """Seconds to import: only once a run really ticks."""
+def writers(run: Path, wandb_project: str | None, say: Callable[[str], None]) -> list[Writer]:
+    """Seconds to import: only once a run really ticks. A service that can't be had ends no run; `say` says so."""
     made: list[Writer] = []
     with contextlib.suppress(ImportError):
         made.append(TensorBoard(run))
-    if wandb_project is not None:
-        made.append(WeightsAndBiases(run, wandb_project))
+    if wandb_project:
+        try:
+            made.append(WeightsAndBiases(run, wandb_project))
+        except Exception as error:  # no key, no network: the client has a dozen kinds
+            reason = " ".join(str(error).split())
+            say(f"--wandb={wandb_project} failed ({type(error).__name__}: {reason}); training goes on without it")
     return made
 
 
@@ -59,7 +65,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the project, that of the same name when the run folder is continued.
+    """A run of the project, the same one when the run folder is continued: what it is called there lies in the folder.
 
     What the client does without a network, and where its files are, is set by its own WANDB_MODE and WANDB_DIR.
     """
@@ -68,7 +74,10 @@ class WeightsAndBiases:
         import wandb
 
         self._wandb = wandb
-        identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+        if not (run / IDENTITY).is_file():
+            with atomic_write(run / IDENTITY) as file:
+                file.write(uuid.uuid4().hex.encode())
+        identity = (run / IDENTITY).read_text(encoding="utf-8")
         self._run = wandb.init(project=project, name=run.name, id=identity, resume="allow")
 
     def tick(self, stats: Stats, cur_nimg: int) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch_utils.command_line import UserError
 from torch_utils.files import atomic_write
 from training.condition import Condition, Exemplars
 
+DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error)
 STATE = "extractor_state."  # before the names of what the extractor needs beside published weights
 
 
@@ -52,5 +54,5 @@ def load_exemplars(path: Path) -> Exemplars:
         return Exemplars(
             condition, tensors["images"], arrays["names"].tolist(), json.loads(str(arrays["extractor"])), state
         )
-    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, struct.error):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, *DAMAGED):
         raise UserError(f"{path} can't be read as exemplars: missing, damaged or another file; export again") from None

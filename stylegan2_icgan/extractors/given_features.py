@@ -3,6 +3,7 @@
 import hashlib
 import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def feature_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
-    """The arrays of a .npz, or that of a .npy as 'features'; mapped unless they are compressed."""
+    """The arrays of a .npz (`h` where it has no `features`), or that of a .npy as `features`; mapped where possible."""
     if not path.is_file():
         raise UserError(f"{where} does not exist; expected a .npy or .npz file of features")
     try:
@@ -141,14 +142,15 @@ def feature_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
             damaged = archive.testzip()
             if damaged:
                 raise UserError(f"{where}: {damaged} is damaged (checksum); make the file again")
+            first = "features.npy" if "features.npy" in archive.namelist() else "h.npy"
             return {
                 info.filename.removesuffix(".npy"): _member(path, archive, info)
                 for info in archive.infolist()
-                if info.filename in ("features.npy", "features_mirror.npy", "names.npy")
+                if info.filename in (first, "features_mirror.npy", "names.npy")
             }
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, struct.error):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, struct.error):
         raise UserError(f"{where} can't be read as .npy or .npz: damaged, or of Python objects; {REMEDY}") from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch_utils.files import atomic_write
 from training.condition import Condition
 from training.sampling import render_styles
 
+DAMAGED = (zipfile.BadZipFile, zlib.error)
 NOISE = "noise/"  # before the name of a noise buffer
 
 
@@ -65,13 +67,15 @@ def read_projection(path: Path, flag: str = "--projected-w") -> Projection:
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):  # a .npy is no context
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, *DAMAGED):  # a .npy is no context
         raise UserError(f"{where} can't be read as .npz: damaged, or another file; run projector.py again") from None
     w = arrays.pop("w", np.empty(0))
     w = w[None] if w.ndim == 2 else w
     if w.dtype.kind != "f" or w.ndim != 3 or not len(w):
         there = ", ".join(sorted(arrays)) or "nothing"
         raise UserError(f"{where} has no floating-point w [N, num_ws, w_dim] (beside it: {there}); see projector.py")
+    if not np.isfinite(w).all():
+        raise UserError(f"{where} has NaN or infinite values in w; expected finite styles, run projector.py again")
     words = {name: str(arrays.pop(name, "")) for name in ("options", "network_sha256")}
     tensors = {name: torch.from_numpy(array).float() for name, array in arrays.items() if array.dtype.kind == "f"}
     short = next((name for name, tensor in tensors.items() if tensor.ndim == 0 or len(tensor) != len(w)), None)
@@ -85,9 +89,18 @@ def read_projection(path: Path, flag: str = "--projected-w") -> Projection:
         condition=Condition(tensors.get("c", empty), tensors.get("h", empty)),
         z=tensors.get("z"),
         maps={name.removeprefix(NOISE): tensor for name, tensor in tensors.items() if name.startswith(NOISE)},
-        options=json.loads(words["options"] or "{}"),
+        options=_json(words["options"]),
         network_sha256=words["network_sha256"],
     )
+
+
+def _json(text: str) -> dict[str, Any]:
+    """Ours is an object; an array `options` of another program, which says nothing about the images, is left out."""
+    try:
+        options = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return options if isinstance(options, dict) else {}
 
 
 def check_fits(generator: torch.nn.Module, projection: Projection, flag: str = "--projected-w") -> None:

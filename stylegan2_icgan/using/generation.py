@@ -1,7 +1,7 @@
 # ruff: noqa: RUF009 - option() makes a field of a dataclass, as dataclasses.field does
 """What generate.py can be asked for: a folder of images, a data set of many, or what projector.py found."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,10 @@ def generate(model: Model, flags: Flags, wanted: Wanted, say: Say) -> str:
         return _projected(model, flags, wanted, wanted.projected_w)
     choice = Choice(flags.rows, FEW if wanted.num is None else wanted.num)
     table = chosen_rows(model, flags, choice, [parse_mix(text) for text in wanted.mix], wanted.data)
+    seeds = list(SEEDS if wanted.seeds is None else wanted.seeds)
+    if wanted.outzip is None and wanted.format != "npz":
+        _each_once(table.ids, "--rows" if flags.instances is None else f"--instances={flags.instances}")
+        _each_once(seeds, "--seeds")
     explaining = table.images
     if wanted.nearest and wanted.data is not None:
         near = Neighbourhood(model, wanted.data, wanted.nearest).images(table)
@@ -105,13 +109,21 @@ def generate(model: Model, flags: Flags, wanted: Wanted, say: Say) -> str:
             write_zip(renderer, table, points_of(wanted.num, table, wanted.draw), wanted.outzip, about, say)
         return f"{wanted.num} images of {len(table)} conditions in {wanted.outzip}"
 
-    seeds = list(SEEDS if wanted.seeds is None else wanted.seeds)
     with writing_to(flags.outdir):
         samples = write_grid(renderer, table, seeds, flags.outdir, wanted.layout, wanted.format)
         save_sheet(samples, explaining[: len(samples)], flags.outdir / "sheet.png")
     count, shown = len(table) * len(seeds), samples.shape[0] * samples.shape[1]
     which = "all" if shown == count else f"the first {samples.shape[1]} of {samples.shape[0]} conditions"
     return f"{count} images in {flags.outdir}, {which} of them on {flags.outdir / 'sheet.png'}"
+
+
+def _each_once(numbers: Sequence[int], flag: str) -> None:
+    """Files are named by condition and seed."""
+    seen: set[int] = set()
+    for number in numbers:
+        if number in seen:
+            raise UserError(f"{flag}: {number} stands there twice, for files of one name; expected each once")
+        seen.add(number)
 
 
 def _projected(model: Model, flags: Flags, wanted: Wanted, path: Path) -> str:
