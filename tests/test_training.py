@@ -222,9 +222,9 @@ def ended(child: int) -> int | None:
 
 @pytest.mark.slow
 def test_killed_twenty_times_runs_end_as_an_uninterrupted_one(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
-    """Kill -9 at a random moment or, every other time, while a file is being written."""
+    """Kill -9 at a random moment or, every other time, while a snapshot or a state is being written."""
     data, whole = uninterrupted
-    rng = random.Random(0)
+    rng, half_written = random.Random(0), itertools.cycle(["*/.network-snapshot*.tmp", "*/.training-state*.tmp"])
     kills = in_writing = runs = 0
     while kills < 20:
         outdir = tmp_path / str(runs)
@@ -233,10 +233,10 @@ def test_killed_twenty_times_runs_end_as_an_uninterrupted_one(uninterrupted: tup
             stated = list(outdir.glob("*/training-state-*.pt"))
             how = ["--resume=latest"] if stated else [*TINY_RUN, f"--data={data}", *RESUMABLE]
             child = forked(*how, f"--outdir={outdir}")
-            moment, wanted = time.monotonic() + rng.uniform(0.05, 1.5), kills % 2 == 0 and kills < 20
+            moment, wanted = time.monotonic() + rng.uniform(0.05, 1.5), next(half_written) if kills % 2 else None
             while (code := ended(child)) is None:
-                writing = wanted and bool(list(outdir.glob("*/.*.tmp")))
-                if kills < 20 and (writing or time.monotonic() > moment + 5 * wanted):
+                writing = wanted is not None and bool(list(outdir.glob(wanted)))
+                if kills < 20 and (writing or (wanted is None and time.monotonic() > moment)):
                     os.kill(child, signal.SIGKILL)
                     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                     kills, in_writing = kills + 1, in_writing + writing
