@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from metrics import lpips
 from torch_utils import custom_ops
 
 torch.set_num_threads(1)  # two test processes share two cores
@@ -121,3 +122,20 @@ def shake(snapshot: Path) -> None:
             tensor += 0.5 * torch.randn(tensor.shape, generator=random)
             tensor *= 0.3 if "torgb.weight" in name else 1
     torch.save(content, snapshot)
+
+
+@pytest.fixture
+def lpips_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A narrow LPIPS with random weights, in a file."""
+    narrow = tuple(tuple(width // 32 for width in widths) for widths in lpips.BLOCKS)
+    monkeypatch.setattr(lpips, "BLOCKS", narrow)
+    draw, tensors, width_in, number = torch.Generator().manual_seed(0), {}, 3, 0
+    for level, widths in enumerate(narrow):
+        for width in widths:
+            tensors[f"features.{number}.weight"] = torch.randn(width, width_in, 3, 3, generator=draw) / 4
+            tensors[f"features.{number}.bias"] = torch.randn(width, generator=draw)
+            width_in, number = width, number + 2
+        number += 1
+        tensors[f"lin{level}.model.1.weight"] = torch.rand(1, width_in, 1, 1, generator=draw)
+    torch.save(tensors, tmp_path / "lpips.pth")
+    return tmp_path / "lpips.pth"

@@ -1,4 +1,6 @@
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,14 @@ LOOP = set(to_json(LoopOptions()))
 
 @pytest.mark.slow
 def test_quality_benchmark_fills_its_table_once(tmp_path: Path) -> None:
+    digits = read_zip(ROOT / "datasets" / "digits.zip")
+    seen, unseen = tmp_path / "seen.zip", tmp_path / "unseen.zip"
+    write_part(digits, seen, lambda index: index % 9 > 1)
+    write_part(digits, unseen, lambda index: index % 9 == 1)
     out = tmp_path / "quality.json"
-    flags = " ".join([*TINY_RUN[:-1], "--kimg=0.016"])
-    first = invoke(quality.main, "--seeds=0", f"--out={out}", f"--flags={flags}")
+    words = " ".join([*TINY_RUN[:-1], "--kimg=0.016"])
+    flags = "--seeds=0", f"--data={seen}", f"--out={out}"
+    first = invoke(quality.main, *flags, f"--unseen={unseen}", f"--flags={words}")
     assert first.exit_code == 0, first.output
     results = json.loads(out.read_text())
     assert set(results["runs"]) == {f"{row}/0" for row in quality.CONDITIONING}
@@ -32,12 +39,32 @@ def test_quality_benchmark_fills_its_table_once(tmp_path: Path) -> None:
         assert row["frechet"] > 100  # untrained
         assert 0 <= row["recall"] <= 1
         assert (row["agreement"] is None) == (key == "none/0")
-    assert first.output.count("| instance |") == 1
-    again = invoke(quality.main, "--seeds=0", f"--out={out}", f"--flags={flags}")
+        assert row["unseen"]["frechet"] not in (row["frechet"], None)
+        assert ("exemplars" in row) == (key == "instance/0")
+    assert set(results["runs"]["instance/0"]["exemplars"]) == {"10", "50", "200"}
+    assert first.output.count("| instance |") == 2
+    assert first.output.count("| 50 |") == 1
+    again = invoke(quality.main, *flags, f"--unseen={unseen}", f"--flags={words}")
     assert not [line for line in again.output.splitlines() if line.startswith("none/0")]
-    other = invoke(quality.main, "--seeds=0", f"--out={out}", "--flags=--kimg=1")
-    assert other.exit_code == 2
-    assert "name another file" in other.stderr
+    for wrong in ([f"--unseen={unseen}", "--flags=--kimg=1"], [f"--flags={words}"]):
+        other = invoke(quality.main, *flags, *wrong)
+        assert other.exit_code == 2
+        assert "name another file" in other.stderr
+
+
+def read_zip(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def write_part(files: dict[str, bytes], path: Path, wanted: Callable[[int], bool]) -> None:
+    """A data set of some images of another."""
+    labels = dict(json.loads(files["dataset.json"])["labels"])
+    names = [name for index, name in enumerate(sorted(labels)) if wanted(index)]
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, files[name])
+        file.writestr("dataset.json", json.dumps({"labels": [[name, labels[name]] for name in names]}))
 
 
 def test_every_row_of_the_quality_table_is_a_configuration(refused: Refused) -> None:

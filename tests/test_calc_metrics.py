@@ -17,7 +17,6 @@ from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
 
 import calc_metrics
 import train
-from metrics import lpips
 from metrics.detectors import RandomProjection
 from metrics.image_sets import extract
 from metrics.plot import read_curves
@@ -263,36 +262,19 @@ def test_other_data_is_conditioned_on_by_the_models_own_extractor(trained, tmp_p
     assert records(*flags, "--metrics=fid20_full", "--split=val")[0]["reference"]["split"] == "val"
 
 
-@pytest.fixture
-def weights(tmp_path, monkeypatch):
-    """A narrow LPIPS with random weights, in a file."""
-    narrow = tuple(tuple(width // 32 for width in widths) for widths in lpips.BLOCKS)
-    monkeypatch.setattr(lpips, "BLOCKS", narrow)
-    draw, tensors, width_in, number = torch.Generator().manual_seed(0), {}, 3, 0
-    for level, widths in enumerate(narrow):
-        for width in widths:
-            tensors[f"features.{number}.weight"] = torch.randn(width, width_in, 3, 3, generator=draw) / 4
-            tensors[f"features.{number}.bias"] = torch.randn(width, generator=draw)
-            width_in, number = width, number + 2
-        number += 1
-        tensors[f"lin{level}.model.1.weight"] = torch.rand(1, width_in, 1, 1, generator=draw)
-    torch.save(tensors, tmp_path / "lpips.pth")
-    return tmp_path / "lpips.pth"
-
-
 @pytest.mark.parametrize("cond", ["none", "instance+class"])
-def test_perceptual_metrics(trained, weights, cond):
-    flags = [f"--network={trained[cond]}", RANDOM, "--lpips-weights", str(weights)]
+def test_perceptual_metrics(trained, lpips_file, cond):
+    flags = [f"--network={trained[cond]}", RANDOM, "--lpips-weights", str(lpips_file)]
     lines = records(*flags, "--metrics=ppl2_wend20,ppl2_zfull20,ppl2_wfull20,lpips_instance20")
     found = {line["metric"]: line for line in lines}
     assert all(line["results"][name] > 0 for name, line in found.items())
     assert all(line["standard_error"][name] > 0 for name, line in found.items())
     assert found["ppl2_wend20"]["results"] != found["ppl2_wfull20"]["results"]
-    assert found["ppl2_wend20"]["lpips"]["weights"][0]["sha256"] == sha256(weights)
+    assert found["ppl2_wend20"]["lpips"]["weights"][0]["sha256"] == sha256(lpips_file)
 
 
-def test_perceptual_metrics_want_large_enough_images(trained, weights, refused: Refused):
-    flags = [f"--network={trained['none']}", RANDOM, "--lpips-weights", str(weights), "--metrics=ppl_wend20"]
+def test_perceptual_metrics_want_large_enough_images(trained, lpips_file, refused: Refused):
+    flags = [f"--network={trained['none']}", RANDOM, "--lpips-weights", str(lpips_file), "--metrics=ppl_wend20"]
     assert "LPIPS takes images of 16 pixels or more; these have 8" in refused(calc_metrics.main, *flags)
 
 

@@ -11,7 +11,6 @@ from conftest import Refused, invoke, pattern_images
 
 import generate
 import projector
-from metrics import lpips
 from metrics.lpips import Lpips
 from stylegan2_icgan.models import load_model
 from stylegan2_icgan.projection.distances import LpipsDistance, PyramidDistance, make_distance
@@ -364,23 +363,6 @@ def test_pyramid_sees_every_scale(tmp_path):
     distance(flat + 0.1).sum().backward()
     assert (flat.grad != 0).any(dim=1).all()
     torch.testing.assert_close(PyramidDistance(a[:1])(lighter[:1])[0], coarse[0])
-
-
-@pytest.fixture
-def lpips_file(tmp_path, monkeypatch):
-    """A narrow LPIPS with random weights, in a file."""
-    narrow = tuple(tuple(width // 32 for width in widths) for widths in lpips.BLOCKS)
-    monkeypatch.setattr(lpips, "BLOCKS", narrow)
-    draw, tensors, width_in, number = torch.Generator().manual_seed(0), {}, 3, 0
-    for level, widths in enumerate(narrow):
-        for width in widths:
-            tensors[f"features.{number}.weight"] = torch.randn(width, width_in, 3, 3, generator=draw) / 4
-            tensors[f"features.{number}.bias"] = torch.randn(width, generator=draw)
-            width_in, number = width, number + 2
-        number += 1
-        tensors[f"lin{level}.model.1.weight"] = torch.rand(1, width_in, 1, 1, generator=draw)
-    torch.save(tensors, tmp_path / "lpips.pth")
-    return tmp_path / "lpips.pth"
 
 
 def test_lpips_is_that_of_the_metrics_and_has_a_gradient(lpips_file):

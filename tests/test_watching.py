@@ -18,7 +18,7 @@ import train
 from torch_utils.curves import draw_panels, ticks
 from training.advice import AGAIN_AFTER, Advice
 from training.preview import variety
-from training.writers import IDENTITY, WeightsAndBiases
+from training.writers import IDENTITY, TensorBoard, WeightsAndBiases
 
 
 def test_advice_is_given_when_it_is_due_and_not_at_every_tick() -> None:
@@ -126,6 +126,20 @@ def test_statistics_go_where_they_are_asked_to(
     events.Reload()
     assert "Loss/G/loss" in events.Tags()["scalars"]
     assert "Loss/scores/real (histogram)" in events.Tags()["histograms"]
+
+
+def test_tensorboard_shows_a_resumed_run_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first_nimg, last_nimg in ((1000, 4000), (3000, 6000)):  # killed at 4000, the state was of 2000
+        writer = TensorBoard(tmp_path, first_nimg)
+        for cur_nimg in range(first_nimg, last_nimg + 1, 1000):
+            writer.tick({"loss": {"num": 1, "mean": float(first_nimg), "std": 0.0}}, cur_nimg)
+        writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert found == [(1, 1000), (2, 1000), (3, 3000), (4, 3000), (5, 3000), (6, 3000)]
 
 
 def test_a_service_that_cannot_be_had_ends_no_run(

@@ -91,7 +91,7 @@ class Progress:
         with (self.run / "stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._writers is None:
-            self._writers = writers(self.run, self._wandb_project, self.say)
+            self._writers = writers(self.run, cur_nimg, self._wandb_project, self.say)
         for writer in self._writers:
             writer.tick(stats, cur_nimg)
         for line in (tick_line(stats), *self._advice.lines(stats)):

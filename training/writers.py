@@ -22,11 +22,11 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-def writers(run: Path, wandb_project: str | None, say: Callable[[str], None]) -> list[Writer]:
+def writers(run: Path, first_nimg: int, wandb_project: str | None, say: Callable[[str], None]) -> list[Writer]:
     """Seconds to import: only once a run really ticks. A service that can't be had ends no run; `say` says so."""
     made: list[Writer] = []
     with contextlib.suppress(ImportError):
-        made.append(TensorBoard(run))
+        made.append(TensorBoard(run, first_nimg))
     if wandb_project:
         try:
             made.append(WeightsAndBiases(run, wandb_project))
@@ -37,12 +37,15 @@ def writers(run: Path, wandb_project: str | None, say: Callable[[str], None]) ->
 
 
 class TensorBoard:
-    """An events file in the run folder: means over thousands of images, and histograms of logits."""
+    """An events file in the run folder: means over thousands of images, and histograms of logits.
 
-    def __init__(self, run: Path) -> None:
+    From `first_nimg` on it takes the place of those of a run that was killed later than its state.
+    """
+
+    def __init__(self, run: Path, first_nimg: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(run)
+        self._writer = SummaryWriter(run, purge_step=first_nimg // 1000)
 
     def tick(self, stats: Stats, cur_nimg: int) -> None:
         for name, of in stats.items():
