@@ -1,7 +1,8 @@
 """Which methods find all modes of a distribution? Points on a ring and on a grid, and stacked digits.
 
-    python -m benchmarks.modes --seeds=0-2
-    python -m benchmarks.modes --task=grid --method=GAN --method=self-conditioned --seeds=0-9
+    python -m benchmarks.modes --seeds=0-9 --task=ring --task=grid --jobs=2
+    python -m benchmarks.modes --seeds=0-2 --task=stacked --jobs=2
+    python -m benchmarks.modes --seeds=0 --task=grid --steps=10000 --out=modes-10000.json
 
 A run trains one method with one seed on the CPU and measures its average generator; finished runs are in the results
 file and are not repeated. The ring and the grid have 8 and 25 modes, of which 50,000 samples are measured; the stacked
@@ -10,10 +11,15 @@ digits have 1,000, of which 10,000 samples are.
 
 import itertools
 import json
+import math
+import multiprocessing
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +60,49 @@ def cell(values: list[float]) -> str:
     return f"{np.mean(values):.{digits}f}{spread}" if values else "-"
 
 
+@dataclass(frozen=True)
+class Run:
+    """One method, one task, one seed."""
+
+    task: str
+    method: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}/{self.method}/{self.seed}"
+
+    def results(self, steps: int | None, deadline: float) -> dict[str, float] | None:
+        """What was measured, by one thread; None: it did not begin, since it was later than `deadline`."""
+        if time.monotonic() > deadline:
+            return None
+        torch.set_num_threads(1)
+        task, start = TASKS[self.task], time.process_time()
+        found = train(task, METHODS[self.method], self.seed, steps or task.steps)
+        return found | {"cpu_sec": round(time.process_time() - start, 1)}
+
+
+def finished(runs: list[Run], steps: int | None, deadline: float, jobs: int) -> Iterator[tuple[Run, dict[str, float]]]:
+    """Runs and their results, some at a time in processes of their own; without those that `deadline` left out."""
+    if jobs == 1:
+        for run in runs:
+            if (found := run.results(steps, deadline)) is not None:
+                yield run, found
+        return
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        begun = {pool.submit(run.results, steps, deadline): run for run in runs}
+        for future in as_completed(begun):
+            if (found := future.result()) is not None:
+                yield begun[future], found
+
+
 @click.command(cls=Command, help=__doc__)
 @click.option("--task", "tasks", multiple=True, type=NearestChoice(list(TASKS)), help="Of these only.  [default: all]")
 @click.option("--method", "methods", multiple=True, type=NearestChoice(list(METHODS)), help="Of these only.")
 @click.option("--seeds", type=Ranges(), default="0-2", show_default=True, help="Seeds of the runs.")
 @click.option("--steps", type=click.IntRange(1), help="Steps of a run.  [default: each task's own]", metavar="N")
 @click.option("--minutes", type=float, help="Begin no run after this long.", metavar="MIN")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time.", metavar="N")
 @click.option("--out", type=Path, default=Path("benchmarks/results/modes.json"), show_default=True, help="Results.")
 def main(
     tasks: tuple[str, ...],
@@ -67,22 +110,20 @@ def main(
     seeds: list[int],
     steps: int | None,
     minutes: float | None,
+    jobs: int,
     out: Path,
 ) -> None:
-    torch.set_num_threads(1)
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"runs": {}}
     if results.setdefault("steps", steps) != steps:
         raise UserError(f"--out={out} holds runs of --steps={results['steps']}; name another file for --steps={steps}")
     results |= {"torch": torch.__version__, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
-    began = time.monotonic()
-    for seed, name, method in itertools.product(seeds, tasks or TASKS, methods or METHODS):
-        key = f"{name}/{method}/{seed}"
-        if key in results["runs"] or (minutes is not None and time.monotonic() - began > minutes * 60):
-            continue
-        task, start = TASKS[name], time.process_time()
-        run = train(task, METHODS[method], seed, steps or task.steps)
-        results["runs"][key] = run | {"cpu_sec": round(time.process_time() - start, 1)}
-        click.echo(f"{key}: {results['runs'][key]}")
+    deadline = time.monotonic() + minutes * 60 if minutes is not None else math.inf
+    every = itertools.product(seeds, tasks or TASKS, methods or METHODS)
+    runs = [Run(name, method, seed) for seed, name, method in every]
+    missing = [run for run in runs if run.key not in results["runs"]]
+    for run, found in finished(missing, steps, deadline, jobs):
+        results["runs"][run.key] = found
+        click.echo(f"{run.key}: {found}")
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(out) as file:
             file.write((json.dumps(results, indent=2) + "\n").encode())

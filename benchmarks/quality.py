@@ -53,7 +53,7 @@ class ImageSet:
 
 SETS = {
     "digits16": ImageSet(ROOT / "datasets" / "digits.zip", ("--kimg=24",)),
-    "emoji32": ImageSet(None, ("--kimg=20",)),
+    "emoji32": ImageSet(None, ("--kimg=16",)),
     "emoji64": ImageSet(None, ("--kimg=1000", "--tick=20", "--snap=10", "--cfg=auto", "--aug=noaug")),
 }
 STYLEGAN2 = "--cfg=tiny"

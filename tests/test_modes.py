@@ -134,14 +134,16 @@ def test_finished_runs_are_not_repeated(refused: Refused, tmp_path: Path) -> Non
     before = json.loads((tmp_path / "modes.json").read_text())["runs"]
     assert invoke(modes.main, *flags, "--method=GAN", "--seeds=0").exit_code == 0
     assert json.loads((tmp_path / "modes.json").read_text())["runs"] == before
-    more = invoke(modes.main, *flags, "--method=GAN", "--method=LOGAN", "--seeds=0-1")
+    more = invoke(modes.main, *flags, "--method=GAN", "--method=LOGAN", "--seeds=0-1", "--jobs=2")
     after = json.loads((tmp_path / "modes.json").read_text())["runs"]
-    assert list(after) == ["ring/GAN/0", "ring/LOGAN/0", "ring/GAN/1", "ring/LOGAN/1"]
+    assert set(after) == {"ring/GAN/0", "ring/LOGAN/0", "ring/GAN/1", "ring/LOGAN/1"}
     assert after["ring/GAN/0"] == before["ring/GAN/0"]
     assert "| GAN | 2 |" in more.output
     assert "modes of 8" in more.output
     assert invoke(modes.main, *flags, "--seeds=2", "--minutes=0").exit_code == 0
-    assert list(json.loads((tmp_path / "modes.json").read_text())["runs"]) == list(after)
+    assert set(json.loads((tmp_path / "modes.json").read_text())["runs"]) == set(after)
+    alone = train(TASKS["ring"], METHODS["LOGAN"], seed=1, steps=3)  # as in a process of its own
+    assert {name: after["ring/LOGAN/1"][name] for name in alone} == alone
     assert "name another file for --steps=4" in refused(modes.main, *flags, "--steps=4")
 
 
@@ -159,10 +161,14 @@ def test_the_table_has_means_and_deviations() -> None:
 
 
 @pytest.mark.slow
-def test_clusters_as_labels_find_every_mode_of_the_grid_and_no_labels_do_not() -> None:
-    task = TASKS["grid"]
-    found = {name: train(task, METHODS[name], seed=0, steps=task.steps) for name in ("GAN", "self-conditioned")}
-    assert found["self-conditioned"]["modes"] == 25
-    assert found["self-conditioned"]["quality"] > 0.85  # 0.92 was measured
-    assert found["GAN"]["modes"] < 25
-    assert found["GAN"]["quality"] < 0.5  # 0.02
+def test_clusters_as_labels_find_every_mode_of_the_grid() -> None:
+    found = train(TASKS["grid"], METHODS["self-conditioned"], seed=0, steps=10_000)
+    assert found["modes"] == 25
+    assert found["quality"] > 0.9  # 1.0 was measured
+
+
+@pytest.mark.slow
+def test_no_labels_do_not_find_every_mode_of_the_grid() -> None:
+    found = train(TASKS["grid"], METHODS["GAN"], seed=0, steps=10_000)
+    assert found["modes"] < 22  # 18
+    assert found["quality"] < 0.75  # 0.51
