@@ -1,7 +1,7 @@
 """Does conditioning on instances pay? Ways of conditioning on real images, equal budgets and seeds.
 
     python -m benchmarks.quality --set=digits16 --rows=conditioning --seeds=0-2
-    python -m benchmarks.quality --set=emoji32 --data=seen32.zip --unseen=held-out32.zip --rows=all --seeds=0-2
+    python -m benchmarks.quality --set=emoji16 --data=seen16.zip --unseen=held-out16.zip --rows=all --seeds=0-2
 
 A row is a way to call train.py; a run of it is made once, evaluated and kept in the results file, so that a table grows
 over any number of calls. Features are those of a small classifier trained on four fifths of the real images (its
@@ -52,8 +52,8 @@ class ImageSet:
 
 
 SETS = {
-    "digits16": ImageSet(ROOT / "datasets" / "digits.zip", ("--kimg=24",)),
-    "emoji32": ImageSet(None, ("--kimg=16",)),
+    "digits16": ImageSet(ROOT / "datasets" / "digits.zip", ("--kimg=20",)),
+    "emoji16": ImageSet(None, ("--kimg=20",)),
     "emoji64": ImageSet(None, ("--kimg=1000", "--tick=20", "--snap=10", "--cfg=auto", "--aug=noaug")),
 }
 STYLEGAN2 = "--cfg=tiny"
@@ -75,6 +75,11 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "instance, ada": (*CONDITIONING["instance"], "--aug=ada", "--ada-kimg=20"),
     },
     "neighbours": {f"instance, k = {k}": (*CONDITIONING["instance"], f"--k={k}") for k in (5, 20, 50)},
+    "family": {
+        f"{name}, {cond}": (f"--cfg={name}-tiny", *CONDITIONING[cond][1:])
+        for name in ("sagan", "biggan-deep")
+        for cond in ("none", "instance")
+    },
     "biggan": {f"biggan, {cond}": ("--cfg=biggan-tiny", *row[1:]) for cond, row in CONDITIONING.items()},
 }
 ROWS = {name: row for group in GROUPS.values() for name, row in group.items()}

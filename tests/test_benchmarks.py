@@ -74,7 +74,7 @@ def test_every_row_of_the_quality_table_is_a_configuration(refused: Refused) -> 
             options = resolve(context.params["cfg"], {k: v for k, v in context.params.items() if k in LOOP}, 64)
             assert options.loop.kimg > 0, name
     assert "--rows='conditoning' is unknown" in refused(quality.main, "--rows=conditoning")
-    assert "--data is missing" in refused(quality.main, "--set=emoji32")
+    assert "--data is missing" in refused(quality.main, "--set=emoji16")
 
 
 def test_judge_tells_real_digits_from_noise() -> None:

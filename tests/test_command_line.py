@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import signal
+from pathlib import Path
 
 import click
 import pytest
@@ -93,6 +96,21 @@ def test_bugs_keep_their_traceback() -> None:
 
     with pytest.raises(KeyError):
         invoke(broken)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGTERM")
+def test_sigterm_leaves_no_half_written_file(tmp_path: Path) -> None:
+    @click.command(cls=Command)
+    def main() -> None:
+        with atomic_write(tmp_path / "out.png") as file:
+            file.write(b"half")
+            file.flush()
+            signal.raise_signal(signal.SIGTERM)
+
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert invoke(main).exit_code == 143
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_group_offers_the_nearest_command() -> None:

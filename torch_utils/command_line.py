@@ -5,12 +5,15 @@ code 2. Library code raises `UserError` for it; click's own errors (unknown opti
 Anything else is a bug and keeps its traceback.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
+import signal
 import sys
+import threading
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -50,7 +53,8 @@ class _OneLineErrors:
         if not standalone_mode:
             return super().main(args=args, standalone_mode=False, **extra)  # type: ignore[misc]
         try:
-            result = super().main(args=args, standalone_mode=False, **extra)  # type: ignore[misc]
+            with _cleaning_up_on_sigterm():
+                result = super().main(args=args, standalone_mode=False, **extra)  # type: ignore[misc]
         except (click.ClickException, UserError) as error:
             text = error.format_message() if isinstance(error, click.ClickException) else str(error)
             rank = os.environ.get("RANK", "0")  # of several processes
@@ -61,6 +65,23 @@ class _OneLineErrors:
             click.echo("Interrupted.", err=True)
             sys.exit(130)
         sys.exit(result if isinstance(result, int) else 0)
+
+
+@contextlib.contextmanager
+def _cleaning_up_on_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM ends the process as an exception does, so that half-written files are removed.
+
+    Not one of several processes: while it waits for the others it would not hear.
+    """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" and threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Words(click.Option):

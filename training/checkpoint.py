@@ -2,6 +2,7 @@
 
 import json
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +220,9 @@ def _load(path: Path, kind: str, newest: int, flag: str) -> dict[str, Any]:
         there = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{flag}={path} {there}; expected a file written by train.py")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch itself would take the wrong numbers
+                raise zipfile.BadZipFile
         with warnings.catch_warnings(action="ignore"):  # torch remarks on pickles that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # zip, pickle and torch raise a dozen kinds for one thing, none in words for a user
