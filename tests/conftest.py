@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -15,6 +16,8 @@ from click.testing import CliRunner, Result
 
 from metrics import lpips
 from torch_utils import custom_ops
+from training.randomness import seed_everything
+from training.system import DataShape, System, SystemKind
 
 torch.set_num_threads(1)  # two test processes share two cores
 
@@ -139,3 +142,10 @@ def lpips_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tensors[f"lin{level}.model.1.weight"] = torch.rand(1, width_in, 1, 1, generator=draw)
     torch.save(tensors, tmp_path / "lpips.pth")
     return tmp_path / "lpips.pth"
+
+
+def build_small(kind: SystemKind, options: Any, shape: DataShape, batch: int = 8) -> System:
+    """A system with the weights of seed 0, its options checked."""
+    kind.check(options, shape.img_resolution, batch)
+    seed_everything(0)
+    return kind.build(options, {name: make(options, shape) for name, make in kind.networks.items()})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Refused, invoke, pattern_images, write_zip
+from conftest import Refused, build_small, invoke, pattern_images, write_zip
 
 import calc_metrics
 import generate
@@ -36,11 +36,8 @@ SMALL = CSGANOptions(ch=4, blocks=1, patch_layers=1, pool_size=6)
 
 
 def small_system(**changes: Any) -> System:
-    options = dataclasses.replace(SMALL, **changes)
-    CSGAN.check(options, 8, 4)
-    seed_everything(0)
     shape = DataShape(img_resolution=8, img_channels=1, c_dim=0, h_dim=0)
-    return CSGAN.build(options, {name: make(options, shape) for name, make in CSGAN.networks.items()})
+    return build_small(CSGAN, dataclasses.replace(SMALL, **changes), shape, batch=4)
 
 
 def make_step(system: System, number: int = 0, rows: int = 4) -> Step:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Refused
+from conftest import Refused, build_small
 
 import train
 from stylegan2_icgan.systems.logan import LOGAN, LOGANOptions
@@ -60,11 +60,8 @@ def smooth_step(rows: int = 4) -> Step:
 
 
 def small_system(c_dim: int = 3, h_dim: int = 5, **changes: Any) -> System:
-    options = dataclasses.replace(SMALL, **changes)
-    LOGAN.check(options, 16, 8)
-    seed_everything(0)
     shape = DataShape(img_resolution=16, img_channels=1, c_dim=c_dim, h_dim=h_dim)
-    return LOGAN.build(options, {name: make(options, shape) for name, make in LOGAN.networks.items()})
+    return build_small(LOGAN, dataclasses.replace(SMALL, **changes), shape)
 
 
 def make_step(system: System, rows: int = 8) -> Step:

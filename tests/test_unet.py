@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Refused
+from conftest import Refused, build_small
 
 import train
 from stylegan2_icgan.systems.unet import UNET, UNetOptions, is_mixed
@@ -27,11 +27,8 @@ CPU = torch.device("cpu")
 
 
 def small_system(c_dim: int = 3, h_dim: int = 5, **changes: Any) -> System:
-    options = dataclasses.replace(SMALL, **changes)
-    UNET.check(options, 16, 8)
-    seed_everything(0)
     shape = DataShape(img_resolution=16, img_channels=1, c_dim=c_dim, h_dim=h_dim)
-    return UNET.build(options, {name: make(options, shape) for name, make in UNET.networks.items()})
+    return build_small(UNET, dataclasses.replace(SMALL, **changes), shape)
 
 
 def make_step(system: System, rows: int = 8) -> Step:

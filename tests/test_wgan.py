@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Refused
+from conftest import Refused, build_small
 
 import train
 from stylegan2_icgan.systems.wgan import WGAN, WGANOptions, after_critic
@@ -24,11 +24,8 @@ SMALL = WGANOptions(z_dim=6, ch=4, mlp_width=8, g_lr=1e-3, d_lr=1e-3, critic_ste
 
 
 def small_system(**changes: Any) -> System:
-    options = dataclasses.replace(SMALL, **changes)
-    WGAN.check(options, 16, 8)
-    seed_everything(0)
     shape = DataShape(img_resolution=16, img_channels=1, c_dim=0, h_dim=0)
-    return WGAN.build(options, {name: make(options, shape) for name, make in WGAN.networks.items()})
+    return build_small(WGAN, dataclasses.replace(SMALL, **changes), shape)
 
 
 def make_step(system: System, rows: int = 8) -> Step:
