@@ -9,18 +9,22 @@ accuracy on the other fifth is printed). Samples are conditioned on instances of
 features, their own classes, or both. Agreement is the share of samples whose class, by that classifier, is the
 instance's; diversity the mean distance of two samples of one condition over that of two real images.
 
+On a GPU that is lent for minutes: --set=emoji64 --data=... --device=cuda --minutes=9 --scratch=DIR, again and again.
+
 With --unseen every run is also asked for samples of images it was not trained on, and judged against those; models
 conditioned on instances alone are also asked for samples of a few exemplars.
 """
 
+import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,67 +34,39 @@ import torch
 
 from benchmarks.judges import train_classifier
 from benchmarks.quality_measures import COLUMNS, EXEMPLARS, Results, measure
+from benchmarks.quality_rows import GROUPS, ROOT, ROWS, SETS, rows_named
 from torch_utils.command_line import Command, NearestChoice, Ranges, UserError
 from torch_utils.files import atomic_write
 from training.dataset import ImageFolderDataset
-from training.run_folder import snapshots_in
+from training.run_folder import OPTIONS_FILE, snapshots_in, states_in
 
-ROOT = Path(__file__).resolve().parents[1]
+FOREVER = 1_000_000  # minutes
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Real images, and how long a run on them is.
+def train_gan(data: Path, flags: Sequence[str], outdir: Path, minutes: float | None) -> Path | None:
+    """Run train.py, or go on with a run that was stopped.
 
     Args:
-        data: in the repository; None: named by --data.
-        flags: of every train.py.
+        minutes: it is stopped after so long; None: it is not.
+
+    Returns:
+        the last snapshot; None: the run is not at its end.
     """
-
-    data: Path | None
-    flags: tuple[str, ...]
-
-
-SETS = {
-    "digits16": ImageSet(ROOT / "datasets" / "digits.zip", ("--kimg=20",)),
-    "emoji16": ImageSet(None, ("--kimg=20",)),
-    "emoji64": ImageSet(None, ("--kimg=1000", "--tick=20", "--snap=10", "--cfg=auto", "--aug=noaug")),
-}
-STYLEGAN2 = "--cfg=tiny"
-PCA = ("--extractor=pca",)  # what every machine has
-CONDITIONING = {
-    "none": (STYLEGAN2, "--cond=none"),
-    "class": (STYLEGAN2, "--cond=class"),
-    "instance": (STYLEGAN2, "--cond=instance", *PCA),
-    "instance+class": (STYLEGAN2, "--cond=instance+class", *PCA),
-}
-GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
-    "conditioning": CONDITIONING,
-    "flips": {
-        "none, flips": (*CONDITIONING["none"], "--mirror"),
-        "instance, flips": (*CONDITIONING["instance"], "--mirror", "--mirror-instances"),
-    },
-    "ada": {
-        "none, ada": (*CONDITIONING["none"], "--aug=ada", "--ada-kimg=20"),
-        "instance, ada": (*CONDITIONING["instance"], "--aug=ada", "--ada-kimg=20"),
-    },
-    "neighbours": {f"instance, k = {k}": (*CONDITIONING["instance"], f"--k={k}") for k in (5, 20, 50)},
-    "family": {
-        f"{name}, {cond}": (f"--cfg={name}-tiny", *CONDITIONING[cond][1:])
-        for name in ("sagan", "biggan-deep")
-        for cond in ("none", "instance")
-    },
-    "biggan": {f"biggan, {cond}": ("--cfg=biggan-tiny", *row[1:]) for cond, row in CONDITIONING.items()},
-}
-ROWS = {name: row for group in GROUPS.values() for name, row in group.items()}
+    for run in outdir.glob("0*"):
+        if not states_in(run):  # stopped before there was anything to go on with
+            shutil.rmtree(run)
+    begun = next(outdir.glob("0*"), None)
+    words = [f"--resume={begun}"] if begun else [f"--data={data}", *flags, f"--outdir={outdir}"]
+    words.append(f"--minutes={FOREVER if minutes is None else max(minutes, 0.001):.3f}")  # not that of the last call
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *words], check=True, stdout=subprocess.DEVNULL)
+    (run,) = outdir.glob("0*")
+    return snapshots_in(run)[-1] if at_its_end(run) else None
 
 
-def train_gan(data: Path, flags: tuple[str, ...], outdir: Path) -> Path:
-    """Run train.py to its end; the last snapshot."""
-    command = [sys.executable, str(ROOT / "train.py"), f"--data={data}", *flags, f"--outdir={outdir}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    (run,) = outdir.iterdir()
-    return snapshots_in(run)[-1]
+def at_its_end(run: Path) -> bool:
+    stats, kimg = run / "stats.jsonl", json.loads((run / OPTIONS_FILE).read_text())["loop"]["kimg"]
+    lines = stats.read_text().splitlines() if stats.exists() else []
+    return bool(lines) and json.loads(lines[-1])["Progress/kimg"]["mean"] >= kimg
 
 
 def tables(runs: dict[str, Results]) -> str:
@@ -132,7 +108,8 @@ def table(title: str, rows: dict[str, list[Results]]) -> str:
 @click.option("--unseen", type=Path, help="Labelled images that no run is trained on, of the same classes.")
 @click.option("--rows", default="conditioning", show_default=True, help=f"Rows or {', '.join(GROUPS)}; or all.")
 @click.option("--seeds", type=Ranges(), default="0-2", show_default=True, help="Seeds of the runs.")
-@click.option("--minutes", type=float, help="Begin no run after this long.", metavar="MIN")
+@click.option("--minutes", type=float, help="Begin no run after this long; with --scratch, stop.", metavar="MIN")
+@click.option("--scratch", type=Path, help="Keep runs here, so that the next call goes on with a stopped one.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train.")
 @click.option("--out", type=Path, help="Results.  [default: benchmarks/results/quality-SET.json]")
 @click.option("--flags", default="", help="More flags for every train.py, e.g. '--kimg=8'.")
@@ -143,6 +120,7 @@ def main(
     rows: str,
     seeds: list[int],
     minutes: float | None,
+    scratch: Path | None,
     device: str,
     out: Path | None,
     flags: str,
@@ -151,7 +129,7 @@ def main(
     data = data or SETS[name].data
     if data is None:
         raise UserError(f"--data is missing; make --set={name} with: python dataset_tool.py convert --source=FONT.ttf")
-    chosen = rows_named(rows)
+    plans = {row: ROWS[row].words(SETS[name], name) for row in rows_named(rows)}
     dataset = labelled(data)
     other = labelled(unseen) if unseen else None
     if other is not None and other.num_classes != dataset.num_classes:
@@ -168,7 +146,7 @@ def main(
     }
     if any(results.get(key, value) != value for key, value in made_of.items()):
         raise UserError(f"--out={out} holds runs with other --flags, --data or --unseen; name another file")
-    missing = [(row, seed) for seed in seeds for row in chosen if f"{row}/{seed}" not in results["runs"]]
+    missing = [(row, seed) for seed in seeds for row in plans if f"{row}/{seed}" not in results["runs"]]
     if missing:
         judge, accuracy = train_classifier(dataset)
         click.echo(f"classifier: {accuracy:.3f} of held-out real images right")
@@ -176,11 +154,16 @@ def main(
         results |= made_of | {"classifier_accuracy": accuracy, "torch": torch.__version__, "machine": machine}
     start = time.monotonic()
     for row, seed in missing:
-        if minutes is not None and time.monotonic() - start > minutes * 60:
+        left = None if minutes is None else minutes - (time.monotonic() - start) / 60
+        if left is not None and left <= 0:
             break
-        words = (*ROWS[row], *made_of["flags"].split(), f"--seed={seed}", f"--device={device}")
-        with tempfile.TemporaryDirectory() as folder:
-            snapshot = train_gan(data.resolve(), words, Path(folder))
+        words = [*plans[row], *flags.split(), f"--seed={seed}", f"--device={device}"]
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if scratch is None else scratch
+            snapshot = train_gan(data.resolve(), words, folder / f"{row}-{seed}", left if scratch else None)
+            if snapshot is None:
+                click.echo(f"{row}/{seed}: to be continued by the same command")
+                break
             found = measure(snapshot, dataset, other, judge)
         results["runs"][f"{row}/{seed}"] = found
         click.echo(f"{row}/{seed}: {found}")
@@ -194,25 +177,6 @@ def labelled(path: Path) -> ImageFolderDataset:
     dataset = ImageFolderDataset(path, use_labels=True)
     dataset.decode_into_memory()
     return dataset
-
-
-def rows_named(words: str) -> list[str]:
-    """'conditioning; instance, ada' -> the rows of a group, and a row.
-
-    Raises:
-        UserError: no such row or group.
-    """
-    if words == "all":
-        return list(ROWS)
-    found: list[str] = []
-    for word in (word.strip() for word in words.split(";")):
-        if word in GROUPS:
-            found += GROUPS[word]
-        elif word in ROWS:
-            found.append(word)
-        else:
-            raise UserError(f"--rows={word!r} is unknown; there are {', '.join(GROUPS)} and the rows {'; '.join(ROWS)}")
-    return list(dict.fromkeys(found))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY_RUN, Refused, invoke
 
 import train
-from benchmarks import instances, made_features, quality
+from benchmarks import instances, made_features, quality, quality_rows
 from benchmarks.judges import train_classifier
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
@@ -28,12 +28,16 @@ def test_quality_benchmark_fills_its_table_once(tmp_path: Path) -> None:
     write_part(digits, seen, lambda index: index % 9 > 1)
     write_part(digits, unseen, lambda index: index % 9 == 1)
     out = tmp_path / "quality.json"
-    words = " ".join([*TINY_RUN[:-1], "--kimg=0.016"])
+    words = " ".join([*TINY_RUN[:-1], "--kimg=0.064"])
     flags = "--seeds=0", f"--data={seen}", f"--out={out}"
-    first = invoke(quality.main, *flags, f"--unseen={unseen}", f"--flags={words}")
+    scratch = f"--scratch={tmp_path / 'scratch'}"
+    first = invoke(quality.main, *flags, f"--unseen={unseen}", f"--flags={words}", "--minutes=0.001", scratch)
+    assert "none/0: to be continued by the same command" in first.output, first.output
+    first = invoke(quality.main, *flags, f"--unseen={unseen}", f"--flags={words}", scratch)
     assert first.exit_code == 0, first.output
+    assert len(list((tmp_path / "scratch" / "none-0").iterdir())) == 1
     results = json.loads(out.read_text())
-    assert set(results["runs"]) == {f"{row}/0" for row in quality.CONDITIONING}
+    assert set(results["runs"]) == {f"{row}/0" for row in quality_rows.CONDITIONING}
     assert results["classifier_accuracy"] > 0.95
     for key, row in results["runs"].items():
         assert row["frechet"] > 100  # untrained
@@ -68,12 +72,14 @@ def write_part(files: dict[str, bytes], path: Path, wanted: Callable[[int], bool
 
 
 def test_every_row_of_the_quality_table_is_a_configuration(refused: Refused) -> None:
-    for name, words in quality.ROWS.items():
-        for image_set in quality.SETS.values():
-            context = train.main.make_context("train.py", [*words, *image_set.flags])
-            options = resolve(context.params["cfg"], {k: v for k, v in context.params.items() if k in LOOP}, 64)
-            assert options.loop.kimg > 0, name
+    for set_name, image_set in quality_rows.SETS.items():
+        for name, row in quality_rows.ROWS.items():
+            if row.family in image_set.presets:
+                context = train.main.make_context("train.py", row.words(image_set, set_name))
+                options = resolve(context.params["cfg"], {k: v for k, v in context.params.items() if k in LOOP}, 64)
+                assert options.loop.kimg > 0, name
     assert "--rows='conditoning' is unknown" in refused(quality.main, "--rows=conditoning")
+    assert "has no preset for sagan" in refused(quality.main, "--set=emoji64", "--data=x.zip", "--rows=family")
     assert "--data is missing" in refused(quality.main, "--set=emoji16")
 
 
