@@ -84,6 +84,18 @@ def test_damaged_snapshots_are_named(tmp_path: Path) -> None:
         load_snapshot(tmp_path / "none.pt")
 
 
+def test_a_folder_in_the_place_of_a_snapshot_is_answered_with_what_is_in_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a file; expected a file written by train\.py$"):
+        load_snapshot(tmp_path)
+    for kimg in (1, 12):
+        save_snapshot(tmp_path / f"network-snapshot-{kimg:06d}.pt", make_snapshot())
+    with pytest.raises(UserError, match=r"such as .*/network-snapshot-000012\.pt$"):
+        load_snapshot(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match=r"is loaded by icgan\.load, from Python$"):
+        load_snapshot(tmp_path)
+
+
 def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "foreign.pt")
     with pytest.raises(UserError, match="is not a snapshot"):

@@ -13,7 +13,7 @@ import torch
 from torch_utils.command_line import UserError
 from torch_utils.files import atomic_write
 from training.condition import Condition, Exemplars
-from training.run_folder import states_in
+from training.run_folder import snapshots_in, states_in
 from training.system import DataShape, Stateful
 
 SNAPSHOT_FORMAT, STATE_FORMAT = 1, 1
@@ -218,7 +218,10 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 def _load(path: Path, kind: str, newest: int, flag: str) -> dict[str, Any]:
     if not path.is_file():
         there = "is not a file" if path.exists() else "does not exist"
-        raise UserError(f"{flag}={path} {there}; expected a file written by train.py")
+        such = "".join(f", such as {newest}" for newest in snapshots_in(path)[-1:])
+        if (path / "model.safetensors").exists():
+            such = "; a folder for the hub is loaded by icgan.load, from Python"
+        raise UserError(f"{flag}={path} {there}; expected a file written by train.py{such}")
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch itself would take the wrong numbers
