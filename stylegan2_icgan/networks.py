@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from training.networks import stylegan2
+from training.networks import stylegan2, stylegan2_discriminator
 from training.networks.layers import FullyConnectedLayer
-from training.networks.stylegan2 import Kwargs, MappingNetwork
+from training.networks.mapping import MappingNetwork
+from training.networks.pyramid import Kwargs
 
 
 class InstanceMappingNetwork(MappingNetwork):
@@ -83,7 +84,7 @@ class Generator(stylegan2.Generator):
         )
 
 
-class Discriminator(stylegan2.Discriminator):
+class Discriminator(stylegan2_discriminator.Discriminator):
     """The base discriminator with instance features; `h_dim` 0 is the base discriminator."""
 
     def __init__(

@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from stylegan2_icgan.networks import Discriminator, Generator
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import setup_filter
-from training.networks import stylegan2
+from training.networks import pyramid, stylegan2, stylegan2_discriminator
 from training.networks.layers import (
     Conv2dLayer,
     FullyConnectedLayer,
@@ -280,7 +280,7 @@ def test_base_networks_take_labels_but_no_instances():
     options = {"c_dim": 5, "img_resolution": 8, "img_channels": 3}
     small = {"channel_base": 64, "channel_max": 8}
     G = stylegan2.Generator(z_dim=6, w_dim=8, synthesis_kwargs=small, **options)
-    D = stylegan2.Discriminator(**small, **options)
+    D = stylegan2_discriminator.Discriminator(**small, **options)
     c, _ = condition(2, 5, 0)
     assert D(G(torch.randn(2, 6), c), c).shape == (2, 1)
     assert (G.h_dim, D.h_dim) == (0, 0)
@@ -587,10 +587,9 @@ def test_low_precision_is_near_float32(monkeypatch, architecture, dtype):
 
     G.synthesis.low_dtype = D.low_dtype = dtype
     if dtype == torch.float16:  # as if this were a GPU
-        gpu, compute_dtype = torch.device("cuda"), stylegan2.compute_dtype
-        monkeypatch.setattr(
-            stylegan2, "compute_dtype", lambda net, size, _, force: compute_dtype(net, size, gpu, force)
-        )
+        gpu, compute_dtype = torch.device("cuda"), pyramid.compute_dtype
+        for part in (stylegan2, stylegan2_discriminator):
+            monkeypatch.setattr(part, "compute_dtype", lambda net, size, _, force: compute_dtype(net, size, gpu, force))
     for fused_modconv in (False, True):
         low = G.synthesis(ws, noise_mode="const", fused_modconv=fused_modconv)
         assert low.dtype == torch.float32
@@ -610,7 +609,7 @@ def test_low_precision_is_for_the_highest_resolutions():
     for network in (G.synthesis, D):
         seen.append({})
         for name, block in network.named_children():
-            if name != "mapping" and not isinstance(block, stylegan2.DiscriminatorEpilogue):
+            if name != "mapping" and not isinstance(block, stylegan2_discriminator.DiscriminatorEpilogue):
                 block.register_forward_hook(lambda _, inputs, __, name=name, of=seen[-1]: of.update({name: inputs[-1]}))
     D(G(torch.randn(2, 6)))
     assert seen[0] == {"b4": torch.float32, "b8": torch.float32, "b16": torch.bfloat16}
