@@ -71,7 +71,7 @@ def main(
     if resume is None:
         check_writable(outdir)
         dataset = open_dataset(flags["data"], flags["cond"] or "none", flags["subset"], flags["seed"] or 0)
-        options = resolve(cfg or "auto", flags, dataset.resolution)
+        options = resolve(cfg or "auto", flags, dataset.resolution, gpus if dry_run else None)
     else:
         run, newest = find_run(resume, outdir)
         options, dataset = options_of_run(run, cfg, flags)

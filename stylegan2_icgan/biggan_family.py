@@ -88,7 +88,7 @@ def resolutions(words: str | None) -> tuple[int, ...]:
         UserError: no such list.
     """
     try:
-        numbers = tuple(int(word) for word in (words or "0").split(","))
+        numbers = tuple(int(word) for word in ("0" if words is None else words).split(","))
     except ValueError:
         raise UserError(f"--attention={words}: expected resolutions such as 32,64, or 0 for none") from None
     return () if numbers == (0,) else numbers

@@ -65,13 +65,14 @@ class TrainingOptions:
         return {k: v for name in GROUPS for k, v in to_json(getattr(self, name)).items()}
 
 
-def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOptions:
+def resolve(cfg: str, flags: Mapping[str, Any], resolution: int, processes: int | None = None) -> TrainingOptions:
     """Defaults, then the preset, then flags, then what can be derived.
 
     Args:
         cfg: name of a preset.
         flags: option -> value, as given; None: not given.
         resolution: of the data.
+        processes: that share a batch; None: as many as were launched.
 
     Raises:
         UserError: an unknown preset or option, or a combination that can't work.
@@ -80,7 +81,9 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
         raise UserError(f"--cfg={cfg} is unknown; there are {', '.join(PRESETS)}.{nearest(cfg, PRESETS)}")
     preset = PRESETS[cfg]
     if preset.resolution not in (None, resolution):
-        others = [name for name, row in PRESETS.items() if row.resolution == resolution and row.system == preset.system]
+        rows = [(name, row) for name, row in PRESETS.items() if row.system == preset.system]
+        others = [name for name, row in rows if row.resolution == resolution]
+        others = others or [name for name, row in rows if row.resolution is None]
         remedy = f"convert the data, or use --cfg={' or '.join(others or ['auto'])}"
         raise UserError(f"--cfg={cfg} is for {preset.resolution} pixels, the images have {resolution}; {remedy}")
     system, kind = preset.system, SYSTEMS[preset.system]
@@ -104,8 +107,9 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
     shared = {name: group(name) for name in SHARED}
     check_bounds(*shared.values(), group("model"))
     loop = shared["loop"]
-    _check_loop(loop)
-    batch_gpu = round_size(loop)
+    processes = processes or launched()[1]
+    _check_loop(loop, processes)
+    batch_gpu = round_size(loop, processes)
     for field in dataclasses.fields(kind.options):
         if loop.precision in field.metadata["in_precision"]:
             values[field.name] = field.metadata["in_precision"][loop.precision]
@@ -117,7 +121,7 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int) -> TrainingOpti
     _check_instances(resolved)
     check_sampling(shared["data"].sampling, shared["data"].class_temperature, shared["data"].cond)
     check_augment(resolved.augment, lambda name: sources[name] == "flag")
-    check_system(resolved, resolution)
+    check_system(resolved, resolution, processes)
     return resolved
 
 
@@ -164,14 +168,14 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
         sources=dict(options.sources) | dict.fromkeys(changed, "flag of --resume"),
     )
     check_bounds(*(getattr(options, name) for name in GROUPS))
-    _check_loop(options.loop)
+    _check_loop(options.loop, launched()[1])
     return options
 
 
-def check_system(options: TrainingOptions, resolution: int) -> None:
+def check_system(options: TrainingOptions, resolution: int, processes: int | None = None) -> None:
     """Refuse what the system can't do: this condition, this resolution, with as many images at a time."""
     check_condition(options.system, options.model, options.data.cond)
-    SYSTEMS[options.system].check(options.model, resolution, round_size(options.loop))
+    SYSTEMS[options.system].check(options.model, resolution, round_size(options.loop, processes or launched()[1]))
 
 
 def _check_instances(options: TrainingOptions) -> None:
@@ -185,9 +189,8 @@ def _check_instances(options: TrainingOptions) -> None:
         check_extractor_name(o.extractor)
 
 
-def _check_loop(loop: LoopOptions) -> None:
+def _check_loop(loop: LoopOptions, processes: int) -> None:
     """Refuse batches that do not come out even, over processes and rounds, and settings of metrics without metrics."""
-    processes = launched()[1]
     if loop.batch % processes:
         raise UserError(
             f"--batch={loop.batch} is not a multiple of the {processes} processes (--gpus, or torchrun's); each takes "
@@ -216,6 +219,6 @@ def _check_loop(loop: LoopOptions) -> None:
         raise UserError(f"--keep-every={loop.keep_every:g} does nothing without --keep-last; every snapshot stays")
 
 
-def round_size(loop: LoopOptions) -> int:
+def round_size(loop: LoopOptions, processes: int) -> int:
     """Images of a round: what one process computes at a time."""
-    return loop.batch_gpu or loop.batch // launched()[1]
+    return loop.batch_gpu or loop.batch // processes

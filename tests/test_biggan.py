@@ -124,6 +124,28 @@ def test_published_images_and_logits(published):
     assert (logits - arrays["out.logits"]).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("name", ["biggan_class_instance_64", "biggan_instance_128"])
+def test_published_images_and_logits_of_other_networks(name):
+    """Narrow ones, with random weights and statistics, without attention."""
+    with safe_open(DATA / f"{name}.safetensors", "pt") as file:
+        o = json.loads(file.metadata()["config"])
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    c_dim, rows = (o["n_classes"], {}) if o["class_cond"] else (0, {"label_rows": o["n_classes"]})
+    common = {"c_dim": c_dim, "img_resolution": o["resolution"], "img_channels": 3, "h_dim": o["h_dim"], "ch": o["ch"]}
+    shared = {"shared_dim": o["shared_dim"], "shared_dim_feat": o["shared_dim_feat"]}
+    G = Generator(z_dim=o["dim_z"], attention=(), **rows, **shared, **common).eval()
+    D = Discriminator(attention=(), **common).eval()
+    for prefix, network in (("G.", G), ("D.", D)):
+        state = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+        network.load_state_dict(state, strict=True)
+    c = torch.nn.functional.one_hot(arrays["in.y"], c_dim).float() if c_dim else None
+    with torch.no_grad():
+        images, logits = G(arrays["in.z"], c, arrays["in.h"]), D(arrays["in.real"], c, arrays["in.h"])
+    torch.testing.assert_close(images, arrays["out.img"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, arrays["out.logits"], rtol=1e-5, atol=1e-5)
+    assert images.std() > 0.1 and logits.std() > 0.1
+
+
 def test_names_of_the_parts_that_the_stored_network_lacks():
     """Classes in both networks, and BigGAN-deep: names in the published code."""
     attention = {"attention": (32,)}

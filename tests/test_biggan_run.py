@@ -41,5 +41,7 @@ def test_trains_resumes_to_the_same_tensors_and_generates(cond: str, patterns_zi
 def test_what_cannot_work_is_refused(refused: Refused, patterns_zip: Path, tmp_path: Path) -> None:
     flags = ["--cfg=biggan-tiny", f"--data={patterns_zip}", f"--outdir={tmp_path}"]
     assert "--attention=64" in refused(train.main, *flags, "--attention=64")
+    assert "--attention=: expected resolutions" in refused(train.main, *flags, "--attention=")
+    assert "or use --cfg=biggan or biggan-tiny" in refused(train.main, *flags, "--cfg=icgan-biggan-64")
     assert "--map-layers is no option of biggan" in refused(train.main, *flags, "--map-layers=2")
     assert "--ch is no option of stylegan2" in refused(train.main, *flags, "--ch=2", "--cfg=tiny")

@@ -202,6 +202,7 @@ def test_batch_norm_is_a_property_of_the_generator(trained, biggan, refused: Ref
     plain = [f"--network={trained['none']}", RANDOM, "--metrics=fid48_full"]
     assert "no batch normalisation; leave it out" in refused(calc_metrics.main, *plain, "--bn-mode=standing")
     assert records(*plain)[0]["batch_norm"] is None
+    assert "one image is no batch" in refused(calc_metrics.main, *flags, "--bn-mode=batch", "--batch=1")
     assert "--bn-mode is for --network" in refused(
         calc_metrics.main, f"--fake={trained['data']}", f"--data={trained['data']}", "--bn-mode=batch"
     )

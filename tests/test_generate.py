@@ -188,6 +188,20 @@ def test_own_center_is_the_mean_of_w_over_the_noise(trained: dict[str, Path]) ->
         assert not torch.allclose(ws[row, 0], ws[row, 3], atol=1e-2)
 
 
+def test_standing_statistics(trained, tmp_path, refused: Refused, monkeypatch):
+    monkeypatch.setattr("stylegan2_icgan.using.generation.STANDING_PASSES", 3)
+    flags = [f"--network={trained['biggan']}", "--rows=0", "--seeds=0"]
+    images = {}
+    for mode in ("running", "standing", "again"):
+        folder = tmp_path / mode
+        words = [f"--outdir={folder}", f"--bn-mode={mode.replace('again', 'standing')}"]
+        assert invoke(generate.main, *flags, *words).exit_code == 0
+        images[mode] = next(folder.glob("exemplar*.png")).read_bytes()
+    assert images["standing"] == images["again"] != images["running"]
+    plain = [f"--network={trained['instance']}", f"--outdir={tmp_path}", "--bn-mode=standing"]
+    assert "no batch normalisation; leave it out" in refused(generate.main, *plain)
+
+
 @pytest.mark.parametrize("kind", ["instance", "biggan"])
 def test_more_images_at_a_time_are_the_same_up_to_rounding(trained: dict[str, Path], tmp_path: Path, kind: str) -> None:
     common = [f"--network={trained[kind]}", "--rows=0-2", "--seeds=0-4", "--trunc=0.8"]

@@ -176,6 +176,44 @@ NEEDED = {  # by systems that can't be had without
 }
 
 
+def test_a_dry_run_for_several_processes_is_checked_for_so_many() -> None:
+    with pytest.raises(UserError, match="--batch=16 is not a multiple of the 3 processes"):
+        resolve("biggan-tiny", {}, 16, processes=3)
+    with pytest.raises(UserError, match="expected at least 2"):
+        resolve("biggan-tiny", {}, 16, processes=16)
+    assert resolve("biggan-tiny", {}, 16, processes=4).loop.batch == 16
+
+
+@pytest.mark.parametrize("cfg", ["biggan-tiny", "biggan-deep-tiny", "sagan-tiny"])
+def test_the_smallest_images_have_no_resolution_for_attention(cfg: str) -> None:
+    assert [resolve(cfg, {}, resolution).model.attention for resolution in (8, 16, 32)] == ["0", "8", "8"]
+
+
+@pytest.mark.parametrize(
+    ("cfg", "start", "steps"),  # thousands of steps of the generator, as published
+    [
+        ("biggan32", 1, 6.931),
+        ("biggan128", 20, 6.931),
+        ("biggan-deep128", 20, 6.931),
+        ("icgan-biggan-64", 20, 6.931),
+        ("icgan-biggan-256half", 20, 6.931),
+        ("biggan-lt64", 20, 6.931),
+        ("biggan-lt256", 20, 6.931),
+        ("icgan-biggan-coco128", 20, 6.931),
+        ("biggan-coco256", 20, 6.931),
+        ("sagan128", 2, 6.931),
+        ("logan", 20, 6.931),
+    ],
+)
+def test_averages_of_biggan_begin_and_forget_as_published(cfg: str, start: float, steps: float) -> None:
+    """0.9999 a step of the generator, which has d_steps of the discriminator, each on images of its own."""
+    options = resolve(cfg, NEEDED.get(PRESETS[cfg].system, {}), PRESETS[cfg].resolution or 64)
+    images = options.loop.batch * options.model.d_steps  # for a step of the generator
+    assert options.loop.ema_start == pytest.approx(start * images)
+    assert options.loop.ema_kimg == pytest.approx(steps * images)
+    assert 0.5 ** (1 / (1000 * steps)) == pytest.approx(0.9999, abs=1e-7)
+
+
 @pytest.mark.parametrize("cfg", PRESETS)
 def test_every_preset_is_a_configuration_that_works(cfg: str) -> None:
     resolution = PRESETS[cfg].resolution or 64

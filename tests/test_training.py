@@ -368,7 +368,7 @@ def test_rounds_change_nothing_but_rounding(patterns_zip: Path, tmp_path: Path) 
     assert torch.isclose(one, other, atol=1e-5).float().mean() > 0.99
 
 
-def test_dry_run_prints_and_writes_nothing(patterns_zip: Path, tmp_path: Path) -> None:
+def test_dry_run_prints_and_writes_nothing(patterns_zip: Path, tmp_path: Path, refused: Refused) -> None:
     flags = [*TINY_RUN, f"--data={patterns_zip}", "--cond=class", f"--outdir={tmp_path / 'runs'}", "-n"]
     result = invoke(train.main, *flags)
     assert result.exit_code == 0
@@ -378,6 +378,7 @@ def test_dry_run_prints_and_writes_nothing(patterns_zip: Path, tmp_path: Path) -
     assert "synthesis.b8" in result.output
     assert "GiB" in result.output.splitlines()[-1]
     assert "for --kimg=" in result.output.splitlines()[-1]
+    assert "is not a multiple of the 3 processes" in refused(train.main, *flags, "--gpus=3")
 
 
 def test_output_in_a_pipe_is_plain_lines(patterns_zip: Path, tmp_path: Path) -> None:

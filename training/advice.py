@@ -30,12 +30,12 @@ def _findings(stats: Stats) -> list[tuple[str, str]]:
 
     signs, share, bad = "Loss/signs/", mean("Progress/variety"), mean("Gradients/bad_steps")
     table = {
-        "the discriminator tells real from fake without fail. Early in a run that passes; if not, raise --gamma, lower "
-        "--d-lr, or use --aug=ada": mean(f"{signs}real") > SURE and mean(f"{signs}fake") < -SURE,
-        "the augmentation is at its limit and the discriminator still overfits. More data, --mirror, a larger --gamma "
-        "or --init-from help; longer training does not": mean("Progress/augment") > SATURATED,
+        "the discriminator tells real from fake without fail. Early in a run that passes; if not, lower --d-lr, use "
+        "--aug=ada, or raise --gamma where there is one": mean(f"{signs}real") > SURE and mean(f"{signs}fake") < -SURE,
+        "the augmentation is at its limit and the discriminator still overfits. More data, --mirror, --init-from "
+        "or a larger --gamma, where there is one, help; longer training does not": mean("Progress/augment") > SATURATED,
         f"fakes vary {share:.0%} as much as real images: the generator has collapsed, or has not begun. If it lasts, "
-        "raise --gamma or lower the learning rates": share < COLLAPSED,
+        "lower the learning rates, or raise --gamma where there is one": share < COLLAPSED,
         f"{bad:.1%} of the steps had gradients that are not finite and were not taken; --fp32 or smaller learning "
         "rates help": bad > 0.01,
     }

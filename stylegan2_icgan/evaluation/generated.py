@@ -11,17 +11,17 @@ from metrics.image_sets import ImageSet
 from metrics.path_length import slerp
 from stylegan2_icgan.evaluation.conditions import Conditions, drawn_from_data
 from stylegan2_icgan.evaluation.images import RealImages
-from stylegan2_icgan.evaluation.options import STANDING_PASSES, Flags
+from stylegan2_icgan.evaluation.options import Flags
 from stylegan2_icgan.models import Model
+from stylegan2_icgan.standing import standing_passes
 from torch_utils.command_line import UserError
 from training.checkpoint import Recipe
-from training.condition import Condition
 from training.dataset import Draws
-from training.networks.conditional_norm import batch_norm_mode, has_batch_norm
+from training.networks.conditional_norm import STANDING_PASSES, batch_norm_mode, has_batch_norm
 from training.randomness import hashed, integers, seed_everything
 from training.sampling import sample_images, z_from_seeds
 
-CONDITIONS, NOISE, NOISE_END, BETWEEN, STANDING = 71, 72, 73, 74, 75  # streams of randomness
+CONDITIONS, NOISE, NOISE_END, BETWEEN = 71, 72, 73, 74  # streams of randomness
 
 
 class Promised(ImageSet):
@@ -92,18 +92,12 @@ class Generated(ImageSet):
             yield None
             return
         how = {"truncation_psi": self.flags.trunc, "truncation_cutoff": self.flags.trunc_cutoff}
-        passes = self._passes() if mode == "standing" else ()
-        with batch_norm_mode(generator, mode, passes, **how):
-            yield f"standing, {STANDING_PASSES} batches of {self.flags.batch}" if mode == "standing" else mode
-
-    def _passes(self) -> Iterator[tuple[torch.Tensor, Condition]]:
-        """Noise and conditions as images have them, but for no image."""
-        for start in range(0, STANDING_PASSES * self.flags.batch, self.flags.batch):
-            ids = np.arange(start, start + self.flags.batch)
-            draws = Draws(integers(len(self.conditions), STANDING, ids), hashed(STANDING, ids, 1))
-            seeds = (hashed(STANDING, ids, 2) >> np.uint64(32)).tolist()
-            z = z_from_seeds(seeds, self.model.generator.z_dim)
-            yield z.to(self.model.device), self.conditions(draws).to(self.model.device)
+        if mode == "batch" and self.flags.batch == 1:
+            raise UserError("--bn-mode=batch --batch=1: one image is no batch to normalise by; expected at least 2")
+        num, batch = STANDING_PASSES, self.flags.batch
+        passes = standing_passes(self.model, self.conditions, len(self.conditions), batch, num)
+        with batch_norm_mode(generator, mode, passes if mode == "standing" else (), **how):
+            yield f"standing, {num} batches of {batch}" if mode == "standing" else mode
 
     def batches(self, ids: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
         return map(self._images, ids)

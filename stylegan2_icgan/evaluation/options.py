@@ -11,10 +11,9 @@ import torch
 from metrics.detectors import DETECTORS
 from metrics.resizing import FILTERS
 from training.config import option
-from training.networks.conditional_norm import BATCH_NORM_MODES
+from training.networks.conditional_norm import BATCH_NORM_MODES, STANDING_PASSES
 
 MOST_DECODERS = 8  # of a process with a GPU
-STANDING_PASSES = 100  # of standing statistics (BigGAN, arXiv 1809.11096, appendices)
 
 Say = Callable[[str], None]
 

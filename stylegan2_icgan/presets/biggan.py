@@ -9,7 +9,7 @@ def average(batch: int, start: float = 20.0) -> dict[str, Any]:
     """A moving average of decay 0.9999, from `start` thousand steps on (BigGAN, arXiv 1809.11096, appendix C).
 
     Args:
-        batch: images that a step of the generator takes, those of the discriminator's steps before it included.
+        batch: images of all of the discriminator's steps that one step of the generator has.
     """
     return {"ema_kimg": STEPS_HALF * batch, "ema_rampup": 0.0, "ema_start": start * batch}
 
@@ -38,7 +38,7 @@ def biggan_tiny(resolution: int) -> dict[str, Any]:
         "ch": 4,
         "shared_dim": 16,
         "shared_dim_feat": 32,
-        "attention": "8",
+        "attention": "8" if resolution > 8 else "0",
         "g_lr": 1e-3,
         "d_lr": 2e-3,
         "d_steps": 1,
@@ -72,6 +72,7 @@ def sagan(resolution: int) -> dict[str, Any]:
         "g_lr": 1e-4,
         "d_lr": 4e-4,
         "d_steps": 1,
+        **average(256, start=2.0),  # that of BigGAN's authors' SAGAN; the original has none
         "k": 50,
     }
 
@@ -110,7 +111,7 @@ def biggan_large(resolution: int) -> dict[str, Any]:
 
 def biggan_deep(resolution: int) -> dict[str, Any]:
     """BigGAN-deep (arXiv 1809.11096, appendix B): bottleneck blocks, the whole of z everywhere; trained as BigGAN."""
-    return {"batch": 2048, "deep": True, "z_dim": 128, "ch": 128, **average(2048), "k": 50}
+    return {"batch": 2048, "deep": True, "z_dim": 128, "ch": 128, **average(2 * 2048), "k": 50}
 
 
 def icgan(resolution: int) -> dict[str, Any]:
@@ -132,7 +133,15 @@ def icgan(resolution: int) -> dict[str, Any]:
 
 def icgan_half(resolution: int) -> dict[str, Any]:
     """The same at 256 pixels with a third fewer channels, and more steps of the discriminator."""
-    return {**icgan(resolution), "ch": 64, "g_lr": 1e-4, "d_lr": 1e-4, "d_steps": 2, "mirror_instances": True}
+    return {
+        **icgan(resolution),
+        "ch": 64,
+        "g_lr": 1e-4,
+        "d_lr": 1e-4,
+        "d_steps": 2,
+        **average(2 * 2048),
+        "mirror_instances": True,
+    }
 
 
 def imagenet_lt(resolution: int) -> dict[str, Any]:
@@ -144,7 +153,7 @@ def imagenet_lt(resolution: int) -> dict[str, Any]:
         "g_lr": 1e-5 if small else 1e-4,
         "d_lr": 1e-3 if small else 1e-4,
         "d_steps": 1 if small else 2,
-        **average(128),
+        **average(128 if small else 2 * 128),
         "mirror": True,
         "aug": "diffaug",  # few images of most classes: a discriminator overfits sooner
         "diffaug": "translation",
@@ -171,4 +180,4 @@ def icgan_coco(resolution: int) -> dict[str, Any]:
 
 def biggan_coco(resolution: int) -> dict[str, Any]:
     """The unconditional BigGAN that it is compared with: two steps of the discriminator."""
-    return {**icgan_coco(resolution), "d_steps": 2, "mirror_instances": False}
+    return {**icgan_coco(resolution), "d_steps": 2, **average(2 * 256), "mirror_instances": False}

@@ -156,7 +156,7 @@ def assemble(
     notes, tensors, others = list(notes), dict(tensors), {name: dict(given) for name, given in others.items()}
     options: Any
     if stylegan2.recognise(tensors):
-        system = "stylegan2"
+        system, device = "stylegan2", "cpu"
         options, shape = stylegan2.options_of(tensors, unseen)
         if "D" in others:
             try:
@@ -165,7 +165,7 @@ def assemble(
                 notes.append(_left_out("D", refusal))
                 del others["D"]
     elif biggan.recognise(tensors):
-        system = "biggan"
+        system, device = "biggan", "meta"  # without memory
         options, shape = biggan.options_of(tensors)
         for name in biggan.unused(tensors, shape):
             notes.append(f"{name} is left out: the network never reads it")
@@ -180,7 +180,6 @@ def assemble(
         check_bounds(options)
     except UserError as error:
         raise Refusal(f"describes what can't be: {error}") from None
-    device = "meta" if system == "biggan" else "cpu"  # without memory, where a network can be built so
 
     def fitted(name: str, given: Tensors) -> dict[str, torch.Tensor]:
         def make() -> torch.nn.Module:

@@ -1,7 +1,8 @@
 # ruff: noqa: RUF009 - option() makes a field of a dataclass, as dataclasses.field does
 """What generate.py can be asked for: a folder of images, a data set of many, or what projector.py found."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from stylegan2_icgan.conditioning import FEW, Choice
 from stylegan2_icgan.models import Model
 from stylegan2_icgan.projection.files import check_fits, read_projection, render
+from stylegan2_icgan.standing import standing_passes
 from stylegan2_icgan.using.choosing import chosen_rows
 from stylegan2_icgan.using.dataset_zip import ORDERS, points_of, write_zip
 from stylegan2_icgan.using.flags import Flags, check_shared, never_together, only_with
@@ -20,9 +22,12 @@ from stylegan2_icgan.using.nearest import Neighbourhood
 from stylegan2_icgan.using.rendering import Renderer, require_styles
 from torch_utils.command_line import UserError
 from torch_utils.files import sha256
+from training.condition import Condition
 from training.config import option
+from training.networks.conditional_norm import STANDING_PASSES, batch_norm_mode, has_batch_norm
 
 SEEDS = range(8)  # when nobody says
+STANDING_BATCH = 32  # images of a pass that standing statistics are taken of
 Say = Callable[[str], None]
 
 
@@ -40,6 +45,12 @@ class Options:
     num: int | None = option(None, "How many images in --outzip; image n has seed n.", unit="N")
     outzip: Path | None = option(None, "Write a data set in place of a folder.", unit="ZIP")
     draw: str = option("round-robin", "Conditions of --outzip: each in turn, or at random.", choices=ORDERS)
+    bn_mode: str = option(
+        "running",
+        "By what a generator with batch norm normalises: statistics of training; or standing ones, over "
+        f"{STANDING_PASSES} batches of exemplars with the weights as they are.",
+        choices=("running", "standing"),
+    )
     projected_w: Path | None = option(None, "Render what projector.py found.", unit="NPZ")
 
 
@@ -62,7 +73,7 @@ def check(given: Mapping[str, Any]) -> None:
     never_together(
         given,
         "projected_w",
-        [*conditions, "seeds", "trunc", "outzip", "num", "nearest", "batch", "layout"],
+        [*conditions, "seeds", "trunc", "outzip", "num", "nearest", "batch", "layout", "bn_mode"],
         "the images of a w depend on nothing else",
     )
     if given.get("format") == "npz":
@@ -84,6 +95,29 @@ def generate(model: Model, flags: Flags, wanted: Wanted, say: Say) -> str:
     """Write what is wanted; a line on what was written."""
     if wanted.projected_w is not None:
         return _projected(model, flags, wanted, wanted.projected_w)
+    with _normalised(model, flags, wanted.bn_mode):
+        return _generated(model, flags, wanted, say)
+
+
+@contextmanager
+def _normalised(model: Model, flags: Flags, mode: str) -> Iterator[None]:
+    """For the length of the block, let batch normalisation do as --bn-mode says."""
+    if mode == "running":
+        yield
+        return
+    if not has_batch_norm(model.generator):
+        raise UserError(f"--bn-mode={mode}: this generator has no batch normalisation; leave it out")
+    of = model.exemplars.condition if len(model.exemplars) else Condition.empty(1)
+    passes = standing_passes(
+        model, lambda draws: of[torch.from_numpy(draws.index)], len(of), STANDING_BATCH, STANDING_PASSES
+    )
+    how = {"truncation_psi": flags.trunc, "truncation_cutoff": flags.trunc_cutoff}
+    with batch_norm_mode(model.generator, mode, passes, **how):
+        yield
+
+
+def _generated(model: Model, flags: Flags, wanted: Wanted, say: Say) -> str:
+    """Images of conditions and noise."""
     choice = Choice(flags.rows, FEW if wanted.num is None else wanted.num)
     table = chosen_rows(model, flags, choice, [parse_mix(text) for text in wanted.mix], wanted.data)
     seeds = list(SEEDS if wanted.seeds is None else wanted.seeds)
@@ -102,6 +136,7 @@ def generate(model: Model, flags: Flags, wanted: Wanted, say: Say) -> str:
             "network_sha256": sha256(model.path),
             "truncation": {"psi": flags.trunc, "center": flags.trunc_center, "cutoff": flags.trunc_cutoff},
             "noise_mode": flags.noise_mode,
+            "bn_mode": wanted.bn_mode,
             "batch": wanted.batch,
             "draw": wanted.draw,
         }

@@ -32,8 +32,8 @@ class Widths:
     d_down: int  # first so many stages of D that halve the resolution
 
 
-# 32: the published CIFAR networks; 64: those of IC-GAN; 128, 256: BigGAN, appendix B. 512: G as published, D (no
-# published code has one) as at 256 with one more stage at the image. 8, 16: ours, as 32, for the smallest data.
+# 32: the published CIFAR networks; 64: those of IC-GAN; 128, 256: BigGAN, appendix B. 512: G as published, D as
+# at 256 with one more stage at the image. 8, 16: ours, as 32, for the smallest data.
 WIDTHS = {
     8: Widths(g=(4, 4), d=(4, 4), d_down=1),
     16: Widths(g=(4, 4, 4), d=(4, 4, 4), d_down=2),

@@ -16,6 +16,7 @@ from torch_utils.distributed import world_size
 from training.condition import Condition
 
 BATCH_NORM_MODES = ("running", "standing", "batch")
+STANDING_PASSES = 100  # of standing statistics (BigGAN, arXiv 1809.11096, appendices)
 
 
 class Normaliser(torch.nn.Module):
