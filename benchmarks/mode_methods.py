@@ -1,6 +1,6 @@
 """The methods that are compared: what each is conditioned on, and the phases that train it.
 
-All have the same networks, optimiser and number of steps; a step takes one batch of real images.
+All have the same networks and number of steps, and Adam; a step takes one batch of real images.
 """
 
 from collections.abc import Callable, Sequence

@@ -161,12 +161,12 @@ def test_labels_of_the_loader_may_be_old_the_condition_is_not(patterns_zip: Path
     assert sample.c.argmax(dim=1).tolist() == [0, 1, 2, 3] * 2
 
 
-@pytest.mark.parametrize("cfg", ["tiny", "biggan-tiny"])
+@pytest.mark.parametrize("cfg", ["tiny", "biggan-tiny", "selfcond-tiny"])
 def test_a_run_that_was_stopped_ends_with_the_same_tensors(cfg: str, patterns_zip: Path, tmp_path: Path) -> None:
     small = [*TINY_RUN, f"--cfg={cfg}"]
-    if cfg == "biggan-tiny":
-        small = ["--cfg=biggan-tiny", "--z-dim=8", "--ch=2", "--shared-dim=4", "--attention=0", "--batch=8"]
-        small += ["--tick=0.032", "--snap=1", "--device=cpu"]
+    if cfg != "tiny":
+        own = {"biggan-tiny": ["--shared-dim=4", "--attention=0"], "selfcond-tiny": ["--embed-dim=4"]}[cfg]
+        small = [f"--cfg={cfg}", "--z-dim=8", "--ch=2", *own, "--batch=8", "--tick=0.032", "--snap=1", "--device=cpu"]
     flags = [*small, f"--data={patterns_zip}", "--cond=cluster", "--clusters=6", "--recluster-kimg=0.024"]
     flags += ["--cluster-images=30"]
     assert invoke(train.main, *flags, "--kimg=0.096", f"--outdir={tmp_path / 'whole'}").exit_code == 0

@@ -9,6 +9,7 @@ import torch
 from conftest import Refused, build_small
 
 import train
+from stylegan2_icgan.options import resolve
 from stylegan2_icgan.systems.wgan import WGAN, WGANOptions, after_critic
 from torch_utils import training_stats
 from torch_utils.command_line import UserError
@@ -223,6 +224,7 @@ def test_many_critic_steps_are_for_clipping() -> None:
     [
         ({}, 256, 8, "--data has 256 x 256 images; DCGAN has layers for 8, 16, 32, 64, 128: convert them, or use --g-"),
         ({"d_net": "mlp"}, 256, 8, "--data has 256 x 256 images; DCGAN has layers"),
+        ({"g_net": "mlp"}, 16, 1, "--batch-gpu=1: batch normalisation compares"),
         ({}, 16, 1, "--batch-gpu=1: batch normalisation compares the images of a round; expected at least 2"),
     ],
 )
@@ -231,6 +233,13 @@ def test_what_can_not_work_is_refused(changes: dict[str, Any], resolution: int, 
         WGAN.check(dataclasses.replace(SMALL, **changes), resolution, batch_gpu)
     assert str(error.value).startswith(message)
     WGAN.check(dataclasses.replace(SMALL, g_net="mlp", d_net="mlp"), 256, 1)
+    WGAN.check(dataclasses.replace(SMALL, g_net="mlp", penalty="gp"), 16, 1)  # such a critic has no such layers
+
+
+def test_a_critic_is_nothing_that_augmentation_could_adapt_to() -> None:
+    with pytest.raises(UserError, match="--aug=ada follows the sign of D"):
+        resolve("wgan-tiny", {"aug": "ada"}, 16)
+    assert resolve("wgan-tiny", {"aug": "fixed", "p": 0.2}, 16).augment.aug == "fixed"
 
 
 def test_flags_that_can_not_work_are_refused_in_one_line(refused: Refused, patterns_zip: Path, tmp_path: Path) -> None:

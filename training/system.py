@@ -176,6 +176,7 @@ class SystemKind:
         autocasts: whether --precision=bf16 and fp16 mean autocast; else its options say what they mean.
         conditions: options -> values of --cond that the networks have a use for; None: all.
         records: whether its phases do the same in every step, so that --graphs can record them.
+        signed: whether the sign of a logit tells real from fake, which is what --aug=ada goes by.
     """
 
     options: type
@@ -186,3 +187,4 @@ class SystemKind:
     autocasts: bool = True
     conditions: Callable[[Any], Sequence[str]] | None = None
     records: bool = False
+    signed: bool = True

@@ -11,7 +11,7 @@ def logan(resolution: int) -> dict[str, Any]:
 
 
 def logan_tiny(resolution: int) -> dict[str, Any]:
-    """`biggan-tiny` with the latent steps of the paper's CIFAR networks; tried on the digits, seed 0."""
+    """`biggan-tiny` with the latent steps of StudioGAN's CIFAR networks; tried on the digits, seed 0."""
     return {
         **biggan_tiny(resolution),
         "kimg": 20.0,
@@ -38,7 +38,7 @@ def unet256(resolution: int) -> dict[str, Any]:
         "g_lr": 1e-4,
         "d_lr": 5e-4,
         **average(20, start=21.0),
-        "cutmix_warmup": 700_000,  # 200 epochs of 70,000 images
+        "cutmix_warmup": 350_000,  # 100 epochs of 70,000 images
         "k": 50,
     }
 

@@ -7,6 +7,8 @@ def selfcond(resolution: int) -> dict[str, Any]:
     """As published for CIFAR-10 (arXiv 2006.10728, supplement), but for the networks: see docs/systems/selfcond.md."""
     return {
         "batch": 64,
+        "kimg": 12_500.0,  # 250 epochs
+        "mirror": True,
         "cond": "cluster",
         "clusters": 100,
         "recluster_kimg": 1600.0,  # 25,000 steps

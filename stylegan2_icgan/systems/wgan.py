@@ -107,7 +107,7 @@ def check(o: WGANOptions, resolution: int, batch_gpu: int) -> None:
             f"--data has {resolution} x {resolution} images; DCGAN has layers for {there}: convert them, or use "
             "--g-net=mlp --d-net=mlp"
         )
-    if batch_gpu < 2 and o.g_net == "dcgan":
+    if batch_gpu < 2 and (o.g_net == "dcgan" or (o.d_net == "dcgan" and o.penalty != "gp")):
         raise UserError("--batch-gpu=1: batch normalisation compares the images of a round; expected at least 2")
 
 
@@ -118,4 +118,5 @@ WGAN = SystemKind(
     derive=derive,
     check=check,
     conditions=lambda o: ("none",),
+    signed=False,
 )
