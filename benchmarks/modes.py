@@ -9,6 +9,7 @@ file and are not repeated. The ring and the grid have 8 and 25 modes, of which 5
 digits have 1,000, of which 10,000 samples are.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -18,8 +19,8 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,28 +73,26 @@ class Run:
     def key(self) -> str:
         return f"{self.task}/{self.method}/{self.seed}"
 
-    def results(self, steps: int | None, deadline: float) -> dict[str, float] | None:
+    def and_results(self, steps: int | None, deadline: float) -> tuple["Run", dict[str, float] | None]:
         """What was measured, by one thread; None: it did not begin, since it was later than `deadline`."""
         if time.monotonic() > deadline:
-            return None
+            return self, None
         torch.set_num_threads(1)
         task, start = TASKS[self.task], time.process_time()
         found = train(task, METHODS[self.method], self.seed, steps or task.steps)
-        return found | {"cpu_sec": round(time.process_time() - start, 1)}
+        return self, found | {"cpu_sec": round(time.process_time() - start, 1)}
 
 
 def finished(runs: list[Run], steps: int | None, deadline: float, jobs: int) -> Iterator[tuple[Run, dict[str, float]]]:
     """Runs and their results, some at a time in processes of their own; without those that `deadline` left out."""
-    if jobs == 1:
-        for run in runs:
-            if (found := run.results(steps, deadline)) is not None:
-                yield run, found
-        return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        begun = {pool.submit(run.results, steps, deadline): run for run in runs}
-        for future in as_completed(begun):
-            if (found := future.result()) is not None:
-                yield begun[future], found
+    with contextlib.ExitStack() as stack:
+        every = partial(Run.and_results, steps=steps, deadline=deadline)
+        if jobs == 1:
+            found = map(every, runs)
+        else:  # leaving ends the processes, whatever they are at
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs))
+            found = pool.imap_unordered(every, runs)
+        yield from ((run, results) for run, results in found if results is not None)
 
 
 @click.command(cls=Command, help=__doc__)

@@ -121,6 +121,11 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int, processes: int 
     _check_instances(resolved)
     check_sampling(shared["data"].sampling, shared["data"].class_temperature, shared["data"].cond)
     check_augment(resolved.augment, lambda name: sources[name] == "flag")
+    if resolved.augment.aug == "ada" and not kind.signed:
+        raise UserError(
+            f"--aug=ada follows the sign of D(real), which says nothing of the critic of {system}; use --aug=fixed "
+            "with --p, or --aug=diffaug"
+        )
     check_system(resolved, resolution, processes)
     return resolved
 
@@ -175,11 +180,6 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
 def check_system(options: TrainingOptions, resolution: int, processes: int | None = None) -> None:
     """Refuse what the system can't do: this condition, this resolution, with as many images at a time."""
     check_condition(options.system, options.model, options.data.cond)
-    if options.augment.aug == "ada" and not SYSTEMS[options.system].signed:
-        raise UserError(
-            f"--aug=ada follows the sign of D(real), which says nothing of the critic of {options.system}; use "
-            "--aug=fixed with --p, or --aug=diffaug"
-        )
     SYSTEMS[options.system].check(options.model, resolution, round_size(options.loop, processes or launched()[1]))
 
 

@@ -190,7 +190,7 @@ def test_instances_and_classes_are_those_the_images_are_made_of(trained, tmp_pat
 
 
 def test_batch_norm_is_a_property_of_the_generator(trained, biggan, refused: Refused, monkeypatch):
-    monkeypatch.setattr("stylegan2_icgan.evaluation.generated.STANDING_PASSES", 5)
+    monkeypatch.setattr("stylegan2_icgan.standing.STANDING_PASSES", 5)
     flags = [f"--network={biggan}", RANDOM, "--metrics=fid48_full,pr48_3"]
     lines = {mode: records(*flags, f"--bn-mode={mode}") for mode in ("running", "standing", "batch")}
     assert [lines[mode][0]["batch_norm"] for mode in lines] == ["running", "standing, 5 batches of 32", "batch"]

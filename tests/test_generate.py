@@ -189,7 +189,7 @@ def test_own_center_is_the_mean_of_w_over_the_noise(trained: dict[str, Path]) ->
 
 
 def test_standing_statistics(trained, tmp_path, refused: Refused, monkeypatch):
-    monkeypatch.setattr("stylegan2_icgan.using.generation.STANDING_PASSES", 3)
+    monkeypatch.setattr("stylegan2_icgan.standing.STANDING_PASSES", 3)
     flags = [f"--network={trained['biggan']}", "--rows=0", "--seeds=0"]
     images = {}
     for mode in ("running", "standing", "again"):

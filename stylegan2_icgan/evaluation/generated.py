@@ -1,7 +1,7 @@
 """Images of a model, generated as they are asked for."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
@@ -13,11 +13,10 @@ from stylegan2_icgan.evaluation.conditions import Conditions, drawn_from_data
 from stylegan2_icgan.evaluation.images import RealImages
 from stylegan2_icgan.evaluation.options import Flags
 from stylegan2_icgan.models import Model
-from stylegan2_icgan.standing import standing_passes
+from stylegan2_icgan.standing import normalised
 from torch_utils.command_line import UserError
 from training.checkpoint import Recipe
 from training.dataset import Draws
-from training.networks.conditional_norm import STANDING_PASSES, batch_norm_mode, has_batch_norm
 from training.randomness import hashed, integers, seed_everything
 from training.sampling import sample_images, z_from_seeds
 
@@ -75,29 +74,17 @@ class Generated(ImageSet):
     def has_paths(self) -> bool:
         return bool(self.model.generator.w_dim)
 
-    @contextmanager
-    def normalised(self) -> Iterator[str | None]:
-        """For the length of the block, let batch normalisation do as the flags say, whatever is asked of the images.
-
-        Returns:
-            what it does; None where there is none.
+    def normalised(self) -> AbstractContextManager[str | None]:
+        """For the length of the block, let batch normalisation do as the flags say; what it does, in words.
 
         Raises:
-            UserError: a choice where there is none.
+            UserError: a choice where there is none, or a batch of one.
         """
-        generator, mode = self.model.generator, self.flags.bn_mode
-        if not has_batch_norm(generator):
-            if mode != "running":
-                raise UserError(f"--bn-mode={mode}: this generator has no batch normalisation; leave it out")
-            yield None
-            return
-        how = {"truncation_psi": self.flags.trunc, "truncation_cutoff": self.flags.trunc_cutoff}
-        if mode == "batch" and self.flags.batch == 1:
+        flags = self.flags
+        if flags.bn_mode == "batch" and flags.batch == 1:
             raise UserError("--bn-mode=batch --batch=1: one image is no batch to normalise by; expected at least 2")
-        num, batch = STANDING_PASSES, self.flags.batch
-        passes = standing_passes(self.model, self.conditions, len(self.conditions), batch, num)
-        with batch_norm_mode(generator, mode, passes if mode == "standing" else (), **how):
-            yield f"standing, {num} batches of {batch}" if mode == "standing" else mode
+        how = {"truncation_psi": flags.trunc, "truncation_cutoff": flags.trunc_cutoff}
+        return normalised(self.model, flags.bn_mode, self.conditions, flags.batch, **how)
 
     def batches(self, ids: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
         return map(self._images, ids)

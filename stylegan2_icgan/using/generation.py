@@ -1,8 +1,8 @@
 # ruff: noqa: RUF009 - option() makes a field of a dataclass, as dataclasses.field does
 """What generate.py can be asked for: a folder of images, a data set of many, or what projector.py found."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from stylegan2_icgan.conditioning import FEW, Choice
+from stylegan2_icgan.evaluation.conditions import Conditions
 from stylegan2_icgan.models import Model
 from stylegan2_icgan.projection.files import check_fits, read_projection, render
-from stylegan2_icgan.standing import standing_passes
+from stylegan2_icgan.standing import normalised
 from stylegan2_icgan.using.choosing import chosen_rows
 from stylegan2_icgan.using.dataset_zip import ORDERS, points_of, write_zip
 from stylegan2_icgan.using.flags import Flags, check_shared, never_together, only_with
@@ -22,9 +23,8 @@ from stylegan2_icgan.using.nearest import Neighbourhood
 from stylegan2_icgan.using.rendering import Renderer, require_styles
 from torch_utils.command_line import UserError
 from torch_utils.files import sha256
-from training.condition import Condition
 from training.config import option
-from training.networks.conditional_norm import STANDING_PASSES, batch_norm_mode, has_batch_norm
+from training.networks.conditional_norm import STANDING_PASSES
 
 SEEDS = range(8)  # when nobody says
 STANDING_BATCH = 32  # images of a pass that standing statistics are taken of
@@ -95,25 +95,12 @@ def generate(model: Model, flags: Flags, wanted: Wanted, say: Say) -> str:
     """Write what is wanted; a line on what was written."""
     if wanted.projected_w is not None:
         return _projected(model, flags, wanted, wanted.projected_w)
-    with _normalised(model, flags, wanted.bn_mode):
+    with contextlib.ExitStack() as stack:
+        if wanted.bn_mode != "running":  # as it is: wrong flags are told before a network is built
+            how = {"truncation_psi": flags.trunc, "truncation_cutoff": flags.trunc_cutoff}
+            conditions = Conditions(model.exemplars)
+            stack.enter_context(normalised(model, wanted.bn_mode, conditions, STANDING_BATCH, **how))
         return _generated(model, flags, wanted, say)
-
-
-@contextmanager
-def _normalised(model: Model, flags: Flags, mode: str) -> Iterator[None]:
-    """For the length of the block, let batch normalisation do as --bn-mode says."""
-    if mode == "running":
-        yield
-        return
-    if not has_batch_norm(model.generator):
-        raise UserError(f"--bn-mode={mode}: this generator has no batch normalisation; leave it out")
-    of = model.exemplars.condition if len(model.exemplars) else Condition.empty(1)
-    passes = standing_passes(
-        model, lambda draws: of[torch.from_numpy(draws.index)], len(of), STANDING_BATCH, STANDING_PASSES
-    )
-    how = {"truncation_psi": flags.trunc, "truncation_cutoff": flags.trunc_cutoff}
-    with batch_norm_mode(model.generator, mode, passes, **how):
-        yield
 
 
 def _generated(model: Model, flags: Flags, wanted: Wanted, say: Say) -> str:
