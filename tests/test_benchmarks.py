@@ -45,7 +45,9 @@ def test_quality_benchmark_fills_its_table_once(tmp_path: Path) -> None:
         assert (row["agreement"] is None) == (key == "none/0")
         assert row["unseen"]["frechet"] not in (row["frechet"], None)
         assert ("exemplars" in row) == (key == "instance/0")
-    assert set(results["runs"]["instance/0"]["exemplars"]) == {"10", "50", "200"}
+    instance = results["runs"]["instance/0"]
+    assert set(instance["exemplars"]) == {"10", "50", "200"}
+    assert instance["frechet"] not in [few["frechet"] for few in instance["exemplars"].values()]
     assert first.output.count("| instance |") == 2
     assert first.output.count("| 50 |") == 1
     again = invoke(quality.main, *flags, f"--unseen={unseen}", f"--flags={words}")

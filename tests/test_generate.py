@@ -11,7 +11,9 @@ from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
 import generate
 import train
 from stylegan2_icgan.conditioning import Choice, from_exemplars
+from stylegan2_icgan.evaluation.conditions import Conditions
 from stylegan2_icgan.models import load_model
+from stylegan2_icgan.standing import normalised
 from stylegan2_icgan.using.flags import Flags
 from stylegan2_icgan.using.rendering import Point, Renderer, center_noise
 from torch_utils import custom_ops
@@ -200,6 +202,21 @@ def test_standing_statistics(trained, tmp_path, refused: Refused, monkeypatch):
     assert images["standing"] == images["again"] != images["running"]
     plain = [f"--network={trained['instance']}", f"--outdir={tmp_path}", "--bn-mode=standing"]
     assert "no batch normalisation; leave it out" in refused(generate.main, *plain)
+
+
+def test_standing_statistics_are_of_what_will_be_generated(trained, monkeypatch):
+    monkeypatch.setattr("stylegan2_icgan.standing.STANDING_PASSES", 3)
+    model = load_model(trained["biggan"], torch.device("cpu"))
+    seen = []
+    model.generator.register_forward_pre_hook(lambda _, given, how: seen.append((given, how)), with_kwargs=True)
+    with normalised(model, "standing", Conditions(model.exemplars), 16, truncation_psi=0.5) as what:
+        assert what == "standing, 3 batches of 16"
+    assert [how["truncation_psi"] for _, how in seen] == [0.5] * 3
+    z, h = (torch.cat([given[part] for given, _ in seen]) for part in (0, 2))
+    assert len(z.unique(dim=0)) == 48
+    stored = model.exemplars.condition.h
+    assert 4 < len(h.unique(dim=0)) <= len(stored)
+    assert {tuple(row) for row in h.tolist()} <= {tuple(row) for row in stored.tolist()}
 
 
 @pytest.mark.parametrize("kind", ["instance", "biggan"])
