@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,13 @@ def at_its_end(run: Path) -> bool:
     return bool(lines) and json.loads(lines[-1])["Progress/kimg"]["mean"] >= kimg
 
 
-def tables(runs: dict[str, Results]) -> str:
+def tables(runs: dict[str, Results], names: Iterable[str] = ROWS) -> str:
     """Markdown: how the rows do, how they do on what they never saw, and of how many exemplars they need."""
-    parts = [table("conditioned on", {name: runs_of(runs, name) for name in ROWS})]
-    unseen = {name: [run["unseen"] for run in runs_of(runs, name) if "unseen" in run] for name in ROWS}
+    parts = [table("conditioned on", {name: runs_of(runs, name) for name in names})]
+    unseen = {name: [run["unseen"] for run in runs_of(runs, name) if "unseen" in run] for name in names}
     if any(unseen.values()):
         parts.append(table("conditioned on, unseen", unseen))
-    for name in ROWS:
+    for name in names:
         stored = [run["exemplars"] for run in runs_of(runs, name) if "exemplars" in run]
         if stored:
             rows = {f"{count:,}": [run[str(count)] for run in stored if str(count) in run] for count in EXEMPLARS}
@@ -130,13 +130,7 @@ def main(
     if data is None:
         raise UserError(f"--data is missing; make --set={name} with: python dataset_tool.py convert --source=FONT.ttf")
     plans = {row: ROWS[row].words(SETS[name], name) for row in rows_named(rows)}
-    dataset = labelled(data)
-    other = labelled(unseen) if unseen else None
-    if other is not None and other.num_classes != dataset.num_classes:
-        raise UserError(
-            f"--unseen={unseen} has {other.num_classes} classes, --data={data} has {dataset.num_classes}; convert both "
-            "from one source"
-        )
+    dataset, other = labelled(data, unseen)
     out = out or ROOT / "benchmarks" / "results" / f"quality-{name}.json"
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"runs": {}}
     made_of = {
@@ -173,10 +167,23 @@ def main(
     click.echo(tables(results["runs"]))
 
 
-def labelled(path: Path) -> ImageFolderDataset:
-    dataset = ImageFolderDataset(path, use_labels=True)
-    dataset.decode_into_memory()
-    return dataset
+def labelled(data: Path, unseen: Path | None) -> tuple[ImageFolderDataset, ImageFolderDataset | None]:
+    """Images in memory.
+
+    Raises:
+        UserError: they are not of the same classes.
+    """
+    dataset, other = (ImageFolderDataset(path, use_labels=True) if path else None for path in (data, unseen))
+    assert dataset is not None
+    if other is not None and other.num_classes != dataset.num_classes:
+        raise UserError(
+            f"--unseen={unseen} has {other.num_classes} classes, --data={data} has {dataset.num_classes}; convert both "
+            "from one source"
+        )
+    for images in (dataset, other):
+        if images is not None:
+            images.decode_into_memory()
+    return dataset, other
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY_RUN, Refused, invoke
 
 import train
-from benchmarks import instances, made_features, quality, quality_rows
+from benchmarks import instances, made_features, quality, quality_of, quality_rows
 from benchmarks.judges import train_classifier
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
@@ -50,6 +50,12 @@ def test_quality_benchmark_fills_its_table_once(tmp_path: Path) -> None:
     assert instance["frechet"] not in [few["frechet"] for few in instance["exemplars"].values()]
     assert first.output.count("| instance |") == 2
     assert first.output.count("| 50 |") == 1
+    snapshot = max((tmp_path / "scratch" / "instance-0").glob("*/network-snapshot-*.pt"))
+    of = invoke(quality_of.main, f"--network={snapshot}", f"--data={seen}", f"--unseen={unseen}")
+    assert of.exit_code == 0, of.output
+    rows, of_the_table = ({row[1:].partition("|")[2] for row in r.output.splitlines()} for r in (of, first))
+    assert len(rows - {""}) > 6  # images seen and not, and three numbers of exemplars, each with a head
+    assert rows <= of_the_table
     again = invoke(quality.main, *flags, f"--unseen={unseen}", f"--flags={words}")
     assert not [line for line in again.output.splitlines() if line.startswith("none/0")]
     for wrong in ([f"--unseen={unseen}", "--flags=--kimg=1"], [f"--flags={words}"]):
