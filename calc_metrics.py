@@ -25,7 +25,8 @@ from stylegan2_icgan.evaluation.options import Flags, Options
 from stylegan2_icgan.models import load_model
 from torch_utils import custom_ops
 from torch_utils.command_line import Command, Ranges, UserError, Words, dataclass_options
-from torch_utils.distributed import launched, own_device, rank, relaunch, together
+from torch_utils.distributed import launched, own_device, rank, together
+from torch_utils.launch import relaunch
 from torch_utils.misc import keep_large_buffers, pick_device
 from training.run_folder import snapshots_in
 
@@ -122,7 +123,7 @@ def main(**given: Any) -> int:
     check_flags(flags)
     if flags.gpus > 1 and launched()[1] == 1:
         check_before_launch(flags)
-        relaunch(Path(__file__), flags.gpus)
+        return relaunch(Path(__file__), flags.gpus)
     keep_large_buffers()
     with together():
         run(flags)

@@ -9,6 +9,8 @@ import io
 import json
 import math
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -40,11 +42,10 @@ def main(runs: tuple[Path, ...], out: Path | None) -> None:
     if not runs:
         raise UserError("no run given; expected one or more folders made by train.py")
     panels: dict[str, dict[str, Line]] = {}
-    for run in runs:
-        prefix = f"{run.name[:5]} " if len(runs) > 1 else ""
+    for run, label in labels(runs).items():
         for title, lines in curves_of(run).items():
             for name, line in lines.items():
-                panels.setdefault(title, {})[f"{prefix}{name}".strip()] = line
+                panels.setdefault(title, {})[f"{label} {name}".strip()] = line
     out = out or runs[0] / "curves.png"
     buffer = io.BytesIO()
     draw_panels(panels, "kimg").save(buffer, format="png")
@@ -56,6 +57,21 @@ def main(runs: tuple[Path, ...], out: Path | None) -> None:
     click.echo(f"{len(panels)} panels in {out}")
 
 
+def labels(runs: Sequence[Path]) -> dict[Path, str]:
+    """run -> what its lines are called: its number, its name, or its path, the first that it shares with no other run.
+
+    A single run needs no label.
+    """
+    names = {run: run.absolute().name for run in runs}
+    if len(names) == 1:
+        return dict.fromkeys(names, "")
+    of_names, of_numbers = Counter(names.values()), Counter(name[:5] for name in names.values())
+    return {
+        run: name[:5] if of_numbers[name[:5]] == 1 else name if of_names[name] == 1 else str(run)
+        for run, name in names.items()
+    }
+
+
 def curves_of(run: Path) -> dict[str, dict[str, Line]]:
     """title -> {line: points} of one run.
 
@@ -64,19 +80,14 @@ def curves_of(run: Path) -> dict[str, dict[str, Line]]:
     """
     path = run / "stats.jsonl"
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         raise UserError(f"{run} has no stats.jsonl; expected a folder made by train.py, after its first tick") from None
-    rows = []
-    for text in texts:
-        try:
-            rows.append(json.loads(text))
-        except ValueError:  # a line that a crash cut short
-            continue
+    rows = [row for text in texts if (row := means(text))]
     panels: dict[str, dict[str, Line]] = {}
     for title, names in PANELS.items():
         for name in names:
-            line = [(row["Progress/kimg"]["mean"], row[name]["mean"]) for row in rows if name in row]
+            line = [(row["Progress/kimg"], row[name]) for row in rows if name in row]
             if any(math.isfinite(y) for _, y in line):
                 panels.setdefault(title, {})[name.rpartition("/")[2] if len(names) > 1 else ""] = line
     for name, points in sorted(read_curves(run).items()):
@@ -84,6 +95,16 @@ def curves_of(run: Path) -> dict[str, dict[str, Line]]:
     if not panels:
         raise UserError(f"{path} holds no tick yet; wait for the first one")
     return panels
+
+
+def means(text: str) -> dict[str, float]:
+    """statistic -> its mean, of a line of stats.jsonl; nothing of a damaged one, such as one that a crash cut short."""
+    try:
+        statistics = {name: entry for name, entry in json.loads(text).items() if isinstance(entry, dict)}
+        row = {name: float(statistic["mean"]) for name, statistic in statistics.items()}
+        return row if math.isfinite(row["Progress/kimg"]) else {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 if __name__ == "__main__":

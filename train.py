@@ -22,13 +22,14 @@ from stylegan2_icgan.sources import make_source, open_dataset
 from stylegan2_icgan.systems import SYSTEMS, model_flags
 from torch_utils import custom_ops
 from torch_utils.command_line import Command, NearestChoice, UserError, dataclass_options
-from torch_utils.distributed import Departed, first, launched, own_device, rank, relaunch, together
+from torch_utils.distributed import Departed, first, launched, own_device, rank, together
 from torch_utils.files import format_time
+from torch_utils.launch import relaunch
 from torch_utils.misc import keep_large_buffers, module_table, pick_device
 from torch_utils.precision import LOW_DTYPES, is_fast, set_math
 from training.augment import Augmentation, AugmentOptions
-from training.checkpoint import Recipe, load_snapshot, read_state
-from training.config import DataOptions, LoopOptions
+from training.checkpoint import Recipe, Snapshot, load_snapshot, read_state
+from training.config import DataOptions, LoopOptions, check_bounds
 from training.dataset import ImageFolderDataset
 from training.estimate import estimate
 from training.graphs import check_graphs, record
@@ -60,9 +61,9 @@ EXIT_CODES = {"done": 0, "no improvement": 0, "time limit": 0, "SIGINT": 130, "S
 def main(
     outdir: Path, cfg: str | None, resume: str | None, fp32: bool, gpus: int | None, dry_run: bool, **flags: Any
 ) -> int:
-    if (gpus or 1) > 1 and launched()[1] == 1 and not dry_run:
-        return relaunch(Path(__file__), gpus or 1)
     keep_large_buffers()
+    to_start = gpus or 1 if launched()[1] == 1 else 1
+    processes = max(to_start, launched()[1])
     if fp32 and flags["precision"] not in (None, "fp32"):
         raise UserError(f"--fp32 and --precision={flags['precision']} both given; expected one of them")
     flags["precision"] = "fp32" if fp32 else flags["precision"]
@@ -70,16 +71,24 @@ def main(
     # What is wrong with the flags is said before processes wait for each other.
     if resume is None:
         check_writable(outdir)
+        check_bounds(LoopOptions(seed=flags["seed"] or 0))  # which --subset is drawn by
         dataset = open_dataset(flags["data"], flags["cond"] or "none", flags["subset"], flags["seed"] or 0)
-        options = resolve(cfg or "auto", flags, dataset.resolution, gpus if dry_run else None)
+        options = resolve(cfg or "auto", flags, dataset.resolution, processes)
     else:
         run, newest = find_run(resume, outdir)
-        options, dataset = options_of_run(run, cfg, flags)
+        options, dataset = options_of_run(run, cfg, flags, processes)
+    loaded = None
+    if options.loop.init_from is not None and resume is None:
+        loaded = load_snapshot(options.loop.init_from, "--init-from")
     if options.loop.threads is not None:
         torch.set_num_threads(options.loop.threads)
     device = pick_device(options.loop.device)
     if options.loop.graphs:
         check_graphs(options.system, SYSTEMS[options.system], device)
+    if to_start > 1 and device.type == "cuda" and to_start > torch.cuda.device_count():
+        raise UserError(f"--gpus={to_start}: there are {torch.cuda.device_count()} on this machine; expected no more")
+    if to_start > 1 and not dry_run:
+        return relaunch(Path(__file__), to_start)
 
     with together():
         device = own_device(device)
@@ -98,10 +107,11 @@ def main(
         system = make_system(recipe, options.loop.seed)
         if SYSTEMS[options.system].autocasts:
             system.precision = Precision(options.loop.precision)
-        begin(system, options.loop, resume is not None, say)
+        begin(system, options.loop, loaded, say)
         augment = Augmentation(options.augment, options.data.mirror).to(device)
         if dry_run:
-            for line in description(written, system, *estimate(system, source, options.loop, device, augment)):
+            expected = estimate(system, source, options.loop, device, augment, processes)
+            for line in description(written, system, *expected):
                 click.echo(line)
             return 0
 
@@ -139,10 +149,10 @@ def main(
     return EXIT_CODES[end]
 
 
-def begin(system: System, loop: LoopOptions, resumed: bool, say: Callable[[str], None]) -> None:
-    """Take over weights of --init-from, unless a state is about to bring newer ones; freeze what --freeze-d says."""
-    if loop.init_from is not None and not resumed:
-        for report in start_from(loop.init_from, load_snapshot(loop.init_from, "--init-from"), system.networks):
+def begin(system: System, loop: LoopOptions, loaded: Snapshot | None, say: Callable[[str], None]) -> None:
+    """Take over weights of --init-from, if they were loaded; freeze what --freeze-d says."""
+    if loaded is not None:
+        for report in start_from(str(loop.init_from), loaded, system.networks):
             for line in report.lines():
                 say(line)
     if loop.freeze_d:
@@ -167,12 +177,14 @@ def description(written: dict[str, Any], system: System, memory: float, sec_per_
     ]
 
 
-def options_of_run(run: Path, cfg: str | None, flags: dict[str, Any]) -> tuple[TrainingOptions, ImageFolderDataset]:
+def options_of_run(
+    run: Path, cfg: str | None, flags: dict[str, Any], processes: int
+) -> tuple[TrainingOptions, ImageFolderDataset]:
     """The options and data of a run that is continued; refuses other data than it was started with."""
     if cfg is not None:
         raise UserError(f"--cfg={cfg} given with --resume; a run continues with its own options, leave --cfg out")
     stored = read_options(run)
-    options = restore(stored, flags, str(run / OPTIONS_FILE))
+    options = restore(stored, flags, str(run / OPTIONS_FILE), processes)
     dataset = open_dataset(options.data.data, options.data.cond, options.data.subset, options.loop.seed)
     expected = stored.get("dataset", {})
     if dataset.fingerprint() != expected.get("fingerprint"):
@@ -181,7 +193,7 @@ def options_of_run(run: Path, cfg: str | None, flags: dict[str, Any]) -> tuple[T
             f"({expected.get('num_images')} images): file names or contents differ. Give that data with --data, or "
             "start a new run"
         )
-    check_system(options, dataset.resolution)
+    check_system(options, dataset.resolution, processes)
     return options, dataset
 
 

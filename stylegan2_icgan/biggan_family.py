@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from torch_utils.command_line import UserError
-from training.config import option
+from training.config import WIDEST, WIDEST_CH, option
 from training.networks.biggan import WIDTHS, Discriminator, Generator, attention_resolutions
 from training.networks.spectral_norm import INITIALISATIONS
 from training.system import DataShape, Derived, lazy_adam
@@ -15,8 +15,8 @@ from training.system import DataShape, Derived, lazy_adam
 class ResidualOptions:
     """Of all networks of spectrally normalised residual blocks, and of their optimisers."""
 
-    z_dim: int = option(120, "Width of the noise z; rounded down to equal chunks.", unit="N", low=1)
-    ch: int = option(64, "Channels of the narrowest layer.", unit="N", low=1)
+    z_dim: int = option(120, "Width of the noise z; rounded down to equal chunks.", unit="N", low=1, high=WIDEST)
+    ch: int = option(64, "Channels of the narrowest layer.", unit="N", low=1, high=WIDEST_CH)
     init: str = option("ortho", "How weights are drawn at the start.", choices=INITIALISATIONS)
     bn_momentum: float = option(0.1, "Share of a batch in the running statistics.", unit="SHARE", low=1e-6, high=1)
     bn_across: bool = option(True, "Normalise over the batches of all processes together.")
@@ -34,8 +34,8 @@ class NetworkOptions(ResidualOptions):
     deep: bool = option(False, "Bottleneck blocks, two a stage: BigGAN-deep.")
     hier: bool = option(True, "Let z, or a chunk of it, condition every stage too.")
     shared: bool = option(True, "One embedding of the class for all layers, not a row a class in each.")
-    shared_dim: int = option(128, "Width of the embedding of the class.", unit="N", low=1)
-    shared_dim_feat: int = option(512, "Width of the embedding of the instance.", unit="N", low=1)
+    shared_dim: int = option(128, "Width of the embedding of the class.", unit="N", low=1, high=WIDEST)
+    shared_dim_feat: int = option(512, "Width of the embedding of the instance.", unit="N", low=1, high=WIDEST)
     attention: str | None = option(
         None, "Resolutions with self-attention; 0: none.  [default: 64; 32 for 64 px, 0 below]", unit="N,N"
     )

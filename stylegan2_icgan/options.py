@@ -104,22 +104,21 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int, processes: int 
             groups[name], {key: values[key] for key, there in names.items() if there == name}, f"cfg {cfg}"
         )
 
-    shared = {name: group(name) for name in SHARED}
-    check_bounds(*shared.values(), group("model"))
-    loop = shared["loop"]
+    check_bounds(*map(group, GROUPS))
+    loop = group("loop")
     processes = processes or launched()[1]
     _check_loop(loop, processes)
     batch_gpu = round_size(loop, processes)
-    for field in dataclasses.fields(kind.options):
-        if loop.precision in field.metadata["in_precision"]:
-            values[field.name] = field.metadata["in_precision"][loop.precision]
-            sources[field.name] = f"derived: --precision={loop.precision}"
+    _follow_precision(kind.options, loop.precision, values, sources)
+    for name, (value, why) in preset.derive(loop.batch, batch_gpu).items():
+        if sources[name] != "flag":
+            values[name], sources[name] = value, f"derived: {why}"
     for name, (value, why) in kind.derive(group("model"), resolution, loop.batch, batch_gpu).items():
         if values[name] is None:
             values[name], sources[name] = value, f"derived: {why}"
-    resolved = TrainingOptions(cfg, system, **shared, model=group("model"), sources=sources)
+    resolved = TrainingOptions(cfg, system, **{name: group(name) for name in GROUPS}, sources=sources)
     _check_instances(resolved)
-    check_sampling(shared["data"].sampling, shared["data"].class_temperature, shared["data"].cond)
+    check_sampling(resolved.data.sampling, resolved.data.class_temperature, resolved.data.cond)
     check_augment(resolved.augment, lambda name: sources[name] == "flag")
     if resolved.augment.aug == "ada" and not kind.signed:
         raise UserError(
@@ -130,8 +129,32 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int, processes: int 
     return resolved
 
 
-def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) -> TrainingOptions:
+def _follow_precision(options: type, precision: str, values: dict[str, Any], sources: dict[str, str]) -> None:
+    """Give a system's options the values that --precision means; refuse flags that say otherwise."""
+    for field in dataclasses.fields(options):
+        name, meant = field.name, field.metadata["in_precision"]
+        if precision not in meant:
+            continue
+        if sources[name] != "flag":
+            values[name], sources[name] = meant[precision], f"derived: --precision={precision}"
+        elif values[name] != meant[precision]:
+            short = " (or --fp32)" if precision == "fp32" else ""
+            raise UserError(
+                f"--{name.replace('_', '-')}={values[name]} contradicts --precision={precision}{short}, which means "
+                f"{meant[precision]}; leave one of them out"
+            )
+
+
+def restore(
+    content: Mapping[str, Any], flags: Mapping[str, Any], where: str, processes: int | None = None
+) -> TrainingOptions:
     """The options of an earlier run, with the flags that a continued run may change.
+
+    Args:
+        content: what `TrainingOptions.json` gave.
+        flags: option -> value, as given; None: not given.
+        where: what an error calls the content.
+        processes: that share a batch from now on; None: as many as were launched.
 
     Raises:
         UserError: unknown keys, or a flag that would make it another run.
@@ -173,7 +196,7 @@ def restore(content: Mapping[str, Any], flags: Mapping[str, Any], where: str) ->
         sources=dict(options.sources) | dict.fromkeys(changed, "flag of --resume"),
     )
     check_bounds(*(getattr(options, name) for name in GROUPS))
-    _check_loop(options.loop, launched()[1])
+    _check_loop(options.loop, processes or launched()[1])
     return options
 
 

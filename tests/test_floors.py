@@ -23,7 +23,7 @@ TRAINING = (
     ("system",),
     (
         *("checkpoint", "run_folder", "advice", "writers", "progress", "stopping"),
-        *("estimate", "rounds", "agreement", "keeping"),
+        *("estimate", "rounds", "agreement", "keeping", "ticks"),
     ),
     ("transfer", "graphs"),
     ("saving",),

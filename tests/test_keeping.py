@@ -9,7 +9,7 @@ from conftest import TINY_RUN, Refused, invoke
 
 import train
 from training.keeping import best_of, tidy
-from training.run_folder import snapshots_in
+from training.run_folder import snapshot_name, snapshots_in
 
 
 def measured(run: Path, metric: str, values: dict[float, float]) -> None:
@@ -44,16 +44,16 @@ def test_the_newest_the_best_and_some_on_the_way_stay(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float | Exception]], list[str]]:
+def measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float | BaseException]], list[str]]:
     """Let runs measure what the test says, snapshot after snapshot."""
 
-    def replace(values: list[float | Exception]) -> list[str]:
+    def replace(values: list[float | BaseException]) -> list[str]:
         seen: list[str] = []
 
         def measure(path: Path) -> dict[str, float]:
             value = values[len(seen)]
             seen.append(path.name)
-            if isinstance(value, Exception):
+            if isinstance(value, BaseException):
                 raise value
             measured(path.parent, "fid10k", {float(path.stem[-6:]): value})
             return {"fid10k": value}
@@ -66,7 +66,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float | Excepti
 
 @pytest.mark.slow
 def test_metrics_are_taken_and_a_run_ends_when_they_get_no_better(
-    patterns_zip: Path, tmp_path: Path, measuring: Callable[[list[float | Exception]], list[str]]
+    patterns_zip: Path, tmp_path: Path, measuring: Callable[[list[float | BaseException]], list[str]]
 ) -> None:
     seen = measuring([9.0, 5.0, RuntimeError("a metric that fails"), 7.0, 8.0, 1.0])
     flags = [*TINY_RUN, f"--data={patterns_zip}", "--tick=1", "--batch=200", "--kimg=20", "--metrics=fid10k"]
@@ -84,7 +84,7 @@ def test_metrics_are_taken_and_a_run_ends_when_they_get_no_better(
 
 @pytest.mark.slow
 def test_interruptions_move_no_measurement(
-    patterns_zip: Path, tmp_path: Path, measuring: Callable[[list[float | Exception]], list[str]]
+    patterns_zip: Path, tmp_path: Path, measuring: Callable[[list[float | BaseException]], list[str]]
 ) -> None:
     flags = [*TINY_RUN, f"--data={patterns_zip}", "--tick=1", "--batch=200", "--metrics=fid10k", "--metrics-every=2"]
     seen = measuring([9.0] * 9)
@@ -96,6 +96,35 @@ def test_interruptions_move_no_measurement(
     for kimg, minutes in ((2, 9), (6, 0.0001), (3, 9), (6, 9)):
         assert invoke(train.main, "--resume=latest", f"--minutes={minutes}", f"--kimg={kimg}", outdir).exit_code == 0
     assert seen == [f"network-snapshot-{number:06d}.pt" for number in (3, 5)]
+
+
+@pytest.mark.slow
+def test_a_measurement_that_a_killed_process_owed_is_made_first(
+    patterns_zip: Path, tmp_path: Path, measuring: Callable[[list[float | BaseException]], list[str]]
+) -> None:
+    seen = measuring([9.0, KeyboardInterrupt(), 8.0, 7.0])
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--tick=1", "--batch=200", "--metrics=fid10k", "--kimg=4"]
+    outdir = f"--outdir={tmp_path / 'runs'}"
+    assert invoke(train.main, *flags, outdir).exit_code == 130
+    assert invoke(train.main, "--resume=latest", outdir).exit_code == 0
+    assert seen == [f"network-snapshot-{number:06d}.pt" for number in (2, 3, 3, 4)]
+    assert invoke(train.main, "--resume=latest", outdir).exit_code == 0
+    assert len(seen) == 4
+
+
+def test_an_interrupted_run_overwrites_no_snapshot(tmp_path: Path) -> None:
+    assert snapshot_name(2000, 8) == snapshot_name(2007, 8) == "network-snapshot-000002.pt"
+    assert snapshot_name(2008, 8) == "network-snapshot-000002_008.pt"
+    assert snapshot_name(992, 8) == "network-snapshot-000000.pt"  # nothing is measured so early
+    for name in (snapshot_name(2000, 8), snapshot_name(3008, 8), snapshot_name(3000, 8), snapshot_name(4000, 8)):
+        (tmp_path / name).touch()
+    assert [path.stem[17:] for path in snapshots_in(tmp_path)] == ["000002", "000003", "000003_008", "000004"]
+    measured(tmp_path, "fid10k", {2.0: 2.0, 3.008: 1.0})
+    best = best_of(tmp_path, "fid10k")
+    assert best is not None
+    assert best.snapshot == "network-snapshot-000003_008.pt"
+    tidy(tmp_path, 1, 2, best)
+    assert [path.stem[17:] for path in snapshots_in(tmp_path)] == ["000002", "000003_008", "000004"]
 
 
 @pytest.mark.parametrize(

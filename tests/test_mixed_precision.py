@@ -68,12 +68,15 @@ def test_biggan_trains_in_16_bits_and_resumes(digits: Path, tmp_path: Path, prec
 
 def test_fp32_is_a_word_for_precision(patterns_zip: Path, refused: Refused) -> None:
     data = f"--data={patterns_zip}"
-    result = invoke(train.main, data, "--cfg=tiny", "--fp32", "--num-fp16-res=2", "-n")
+    result = invoke(train.main, data, "--cfg=tiny", "--fp32", "-n")
     assert '"precision": "fp32"' in result.output
     assert '"num_fp16_res": 0' in result.output
     assert "is slow here" not in result.output
     slow = invoke(train.main, data, "--cfg=tiny", "--precision=fp16", "--device=cpu", "-n")
     assert slow.output.startswith("--precision=fp16 is slow here: this cpu computes faster with --fp32\n")
+    assert "--num-fp16-res=2 contradicts --precision=fp32 (or --fp32)" in refused(
+        train.main, data, "--cfg=tiny", "--fp32", "--num-fp16-res=2"
+    )
     assert "--fp32 and --precision=bf16 both given" in refused(train.main, data, "--fp32", "--precision=bf16")
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import invoke
 
 import train
-from stylegan2_icgan.options import InstanceOptions, resolve, restore
+from stylegan2_icgan.options import InstanceOptions, check_system, resolve, restore
 from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.systems.stylegan2 import StyleGAN2Options
 from torch_utils.command_line import UserError
@@ -138,17 +138,36 @@ def test_resume_changes_only_what_keeps_the_run_the_same() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"batch": 0}, "--batch=0: expected at least 1"),
+        ({"batch": 0}, "--batch=0: expected 1 to 1000000"),
         ({"batch": 8, "batch_gpu": 3}, "--batch=8 is not a multiple of --batch-gpu=3"),
         ({"mbstd_group": 5}, "--mbstd-group=5 does not divide the 16 images"),
+        ({"mbstd_group": 32}, "--mbstd-group=32 does not divide the 16 .*--batch-gpu.*--batch.*such as 16"),
+        ({"mbstd_group": 8, "batch_gpu": 4}, "--mbstd-group=8 does not divide the 4 images"),
         ({"gamma": -1.0}, "--gamma=-1.0: expected 0 or more"),
         ({"kimg": 0.0}, "--kimg=0.0: expected a number above 0"),
         ({"kimg": float("nan")}, "--kimg=nan: expected a number above 0"),
         ({"tick": float("inf")}, "--tick=inf: expected"),
         ({"g_lr": float("nan")}, "--g-lr=nan: expected 0 or more"),
         ({"style_mixing": 5.0}, "--style-mixing=5.0: expected 0 to 1"),
-        ({"workers": -1}, "--workers=-1: expected 0 or more"),
-        ({"z_dim": 0}, "--z-dim=0: expected at least 1"),
+        ({"workers": -1}, "--workers=-1: expected 0 to 1024"),
+        ({"z_dim": 0}, "--z-dim=0: expected 1 to 8192"),
+        ({"z_dim": 99999999999}, "--z-dim=99999999999: expected 1 to 8192"),
+        ({"map_layers": 99999999999}, "--map-layers=99999999999: expected 1 to 100"),
+        ({"channel_max": 99999999999}, "--channel-max=99999999999: expected 1 to 8192"),
+        ({"channel_base": 1}, "--channel-base=1 leaves no channels at 16 x 16 pixels; expected at least 16"),
+        ({"seed": 99999999999999999999999}, "--seed=99999999999999999999999: expected 0 to 4294967295"),
+        ({"seed": -1}, "--seed=-1: expected 0 to 4294967295"),
+        ({"threads": 100000}, "--threads=100000: expected 1 to 1024"),
+        ({"workers": 100000}, "--workers=100000: expected 0 to 1024"),
+        ({"batch": 99999999999}, "--batch=99999999999: expected 1 to 1000000"),
+        ({"tick": 1e306}, "--tick=1e.306: expected a number above 0, at most 1000000000"),
+        ({"kimg": 1e306}, "--kimg=1e.306: expected a number above 0, at most 1000000000"),
+        (
+            {"precision": "fp32", "num_fp16_res": 2},
+            r"--num-fp16-res=2 contradicts --precision=fp32 \(or --fp32\), which means 0; leave one of them out",
+        ),
+        ({"precision": "bf16", "num_fp16_res": 1}, "--num-fp16-res=1 contradicts --precision=bf16, which means 10"),
+        ({"precision": "bf16", "low_dtype": "fp16"}, "--low-dtype=fp16 contradicts --precision=bf16, which means bf16"),
         ({"exemplars": 0}, "--exemplars=0: expected at least 1"),
         ({"gama": 1.0}, "--gama is no option of stylegan2. Did you mean 'gamma'"),
     ],
@@ -156,6 +175,56 @@ def test_resume_changes_only_what_keeps_the_run_the_same() -> None:
 def test_combinations_that_cannot_work_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve("tiny", flags, 16)
+
+
+def test_flags_that_say_the_same_as_precision_stay_flags() -> None:
+    options = resolve("tiny", {"precision": "bf16", "num_fp16_res": 10}, 16)
+    assert (options.model.num_fp16_res, options.sources["num_fp16_res"]) == (10, "flag")
+    assert options.sources["low_dtype"] == "derived: --precision=bf16"
+
+
+@pytest.mark.parametrize(("batch", "group"), [(16, 4), (8, 4), (6, 3), (10, 2), (7, 1), (3, 3), (1, 1)])
+def test_a_group_that_nobody_gave_divides_the_round(batch: int, group: int) -> None:
+    options = resolve("tiny", {"batch": batch}, 16)
+    assert options.model.mbstd_group == group
+    assert options.sources["mbstd_group"].startswith("derived: 4, or the most")
+    shared = resolve("tiny", {"batch": 6 * batch, "batch_gpu": batch}, 16, processes=3)
+    assert shared.model.mbstd_group == group
+
+
+def test_a_presets_group_that_is_larger_than_the_round_is_refused() -> None:
+    with pytest.raises(UserError, match="--mbstd-group=8 does not divide the 4 images of a round"):
+        resolve("paper256", {"batch": 4}, 256)
+    assert resolve("paper256", {"batch": 4, "mbstd_group": 2}, 256).model.mbstd_group == 2
+
+
+@pytest.mark.parametrize("processes", [1, 8])
+@pytest.mark.parametrize("cfg", [name for name, preset in PRESETS.items() if preset.system == "stylegan2"])
+def test_presets_of_stylegan2_work_on_one_process_and_on_eight(cfg: str, processes: int) -> None:
+    options = resolve(cfg, {}, PRESETS[cfg].resolution or 64, processes)
+    group = {"paper256": 8, "paper512": 8, "cifar": 32}.get(cfg, 4)  # as published
+    assert options.model.mbstd_group == min(group, options.loop.batch // processes)
+
+
+def test_averages_in_proportion_to_the_batch_follow_the_flag() -> None:
+    own = resolve("auto", {}, 64)
+    assert (own.loop.batch, own.loop.ema_kimg) == (32, 10.0)
+    options = resolve("auto", {"batch": 8}, 64)
+    assert options.loop.ema_kimg == 2.5
+    assert options.sources["ema_kimg"] == "derived: 10 * batch / 32"
+    assert resolve("icgan-coco128", {}, 128).loop.ema_kimg == 20
+    assert resolve("icgan-coco128", {"batch": 16}, 128).loop.ema_kimg == 5
+    given = resolve("auto", {"batch": 8, "ema_kimg": 7.0}, 64)
+    assert (given.loop.ema_kimg, given.sources["ema_kimg"]) == (7, "flag")
+
+
+def test_a_continued_run_is_checked_for_the_processes_it_will_have() -> None:
+    stored = resolve("tiny", {"batch": 8}, 16).json()
+    assert restore(stored, {}, "here", processes=2).loop.batch == 8
+    with pytest.raises(UserError, match="--batch=8 is not a multiple of the 3 processes"):
+        restore(stored, {}, "here", processes=3)
+    with pytest.raises(UserError, match="--mbstd-group=4 does not divide the 1 images"):
+        check_system(restore(stored, {}, "here", processes=8), 16, processes=8)
 
 
 def test_unknown_preset_offers_the_nearest() -> None:

@@ -19,7 +19,9 @@ import torch
 from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
 
 import train
+from torch_utils.command_line import UserError
 from training.checkpoint import load_snapshot
+from training.run_folder import new_run_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -449,3 +451,13 @@ def test_resume_is_refused_loudly(uninterrupted: tuple[Path, Path], tmp_path: Pa
     assert "unknown option 'bathc'. Did you mean 'batch'?" in refused(train.main, f"--resume={run}")
     options.write_text("{")
     assert "can't be read" in refused(train.main, f"--resume={run}")
+
+
+def test_a_number_that_another_start_took_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two starts look at the folder at the same time, and both see what was there before."""
+    taken = [new_run_folder(tmp_path, "digits") for _ in range(2)]
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter(taken[:1]))
+    assert new_run_folder(tmp_path, "digits") == tmp_path / "00002-digits"
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="no folder can be made there"):
+        new_run_folder(tmp_path / "file", "digits")

@@ -31,7 +31,15 @@ def test_what_fits_is_copied_and_the_rest_is_named() -> None:
     assert (report.missing, report.unused) == (["1.bias"], ["7.x"])
     assert torch.equal(network[0].weight, torch.ones(2, 3))
     assert torch.equal(network[1].weight, before)
-    assert report.lines()[0] == "G: 2 of 4 tensors loaded"
+    assert report.lines()[0] == "G: 2 of 4 learned tensors loaded"
+
+
+def test_constants_that_fit_are_taken_over_but_not_counted() -> None:
+    network = torch.nn.BatchNorm1d(2)
+    report = take_over("G", network, {"running_mean": torch.ones(2), "weight": torch.ones(5)})
+    assert report.loaded == ["running_mean"]
+    assert torch.equal(network.running_mean, torch.ones(2))
+    assert report.lines()[0] == "G: 0 of 2 learned tensors loaded"
 
 
 def test_an_instance_model_starts_with_the_synthesis_of_an_unconditional_one(
@@ -88,3 +96,10 @@ def test_files_that_do_not_fit_are_refused(
     line = refused(train.main, data, "--cfg=biggan-tiny", "--attention=0", f"--init-from={unconditional}")
     assert "resolution" in line or "nothing of its" in line
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_model_of_another_width_is_refused(unconditional: Path, patterns_zip: Path, refused: Refused) -> None:
+    """Its filters, noise and the bias of the last layer have the same shapes at every width."""
+    wider = ["--channel-base=128", "--channel-max=12", f"--init-from={unconditional}"]
+    line = refused(train.main, *TINY_RUN, *wider, f"--data={patterns_zip}", "-n")
+    assert "nothing of its D fits this D; expected a snapshot of the same system and channels" in line

@@ -17,6 +17,7 @@ from training import cutmix, pixel_loss
 from training.augment import identity
 from training.condition import Condition
 from training.cutmix import CutMix, cutmix_masks
+from training.mixed_precision import Precision
 from training.networks import unet
 from training.randomness import seed_everything
 from training.step import Step
@@ -215,6 +216,18 @@ def test_masks_cut_one_square_out() -> None:
     expected = torch.minimum(ends[0] * ends[1], 1 - ends[0] * ends[1])
     for q in (0.25, 0.5, 0.75):
         assert float(area.quantile(q)) == pytest.approx(float(expected[:100_000].quantile(q)), abs=0.03)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_images_are_mixed_in_16_bits(precision: str) -> None:
+    system = small_system(cutmix=1.0)
+    term = next(phase for phase in system.phases if phase.name == "Dmix").terms[0]
+    values = []
+    for name in ("fp32", precision):
+        with Precision(name).autocast(CPU):
+            values.append(term(make_step(system)))
+    assert values[1].dtype == torch.float32
+    torch.testing.assert_close(values[1], values[0], rtol=0.05, atol=0.05)
 
 
 # Phases

@@ -75,6 +75,44 @@ def test_curves_of_a_run_are_drawn(patterns_zip: Path, tmp_path: Path, refused: 
     assert "can't be written" in refused(plot_run.main, run, "--out=/nowhere/at/all.png")
 
 
+def write_stats(run: Path, *lines: str) -> Path:
+    """A run of whose stats.jsonl these are the lines."""
+    run.mkdir(parents=True)
+    (run / "stats.jsonl").write_text("".join(line + "\n" for line in lines))
+    return run
+
+
+def stats_line(kimg: float, loss: float) -> str:
+    return json.dumps({"Progress/kimg": {"mean": kimg}, "Loss/G/loss": {"mean": loss}, "timestamp": 1.5})
+
+
+def test_lines_are_called_by_the_shortest_that_tells_runs_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a0, b0, c0 = (tmp_path / name for name in ("A/00000-x", "B/00000-x", "B/00000-y"))
+    a1 = tmp_path / "A/00001-x"
+    assert list(plot_run.labels([a0]).values()) == [""]
+    assert list(plot_run.labels([a0, a1]).values()) == ["00000", "00001"]
+    assert list(plot_run.labels([a0, c0, a1]).values()) == ["00000-x", "00000-y", "00001"]
+    assert list(plot_run.labels([a0, b0, c0, a1]).values()) == [str(a0), str(b0), "00000-y", "00001"]
+    drawn = {}
+    monkeypatch.setattr(
+        plot_run, "draw_panels", lambda panels, x_label: drawn.update(panels) or draw_panels(panels, "")
+    )
+    for number, run in enumerate((a0, c0)):
+        write_stats(run, stats_line(1, number))
+    assert invoke(plot_run.main, a0, c0).exit_code == 0
+    assert drawn["loss of G"] == {"00000-x": [(1, 0)], "00000-y": [(1, 1)]}
+
+
+def test_damaged_lines_of_statistics_are_passed_over(tmp_path: Path) -> None:
+    damaged = ["null", "[1, 2]", "3", '"word"', "{}", '{"Progress/kimg": 2}', '{"Progress/kimg": {"mean": null}}']
+    run = write_stats(tmp_path / "00000-x", stats_line(1, 5), *damaged, stats_line(2, 4)[:-9], stats_line(3, 3))
+    with (run / "stats.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\n")
+    assert plot_run.curves_of(run) == {"loss of G": {"": [(1, 5), (3, 3)]}}
+
+
 class PretendedClient(types.ModuleType):
     """In place of wandb: remembers what it is told."""
 

@@ -20,6 +20,7 @@ from training.networks import dcgan, mlp
 from training.randomness import seed_everything
 from training.step import Step
 from training.system import DataShape, System
+from training.transfer import first_layers
 
 SMALL = WGANOptions(z_dim=6, ch=4, mlp_width=8, g_lr=1e-3, d_lr=1e-3, critic_steps=5)
 
@@ -135,6 +136,19 @@ def test_weights_of_the_critic_are_clipped_after_its_step_and_no_others() -> Non
     system.run(system.phases[1], [make_step(system)])
     assert float(weights(system.networks["G"]).abs().max()) > 0.5
     assert torch.equal(weights(system.networks["D"]), clipped)
+
+
+def test_frozen_layers_of_the_critic_are_not_clipped() -> None:
+    system = small_system(clip=0.003)
+    network = system.networks["D"]
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    system.frozen["D"] = first_layers(network, 1)
+    for phase in (system.phases[0], system.phases[1], system.phases[0]):  # in between the whole critic stands still
+        system.run(phase, [make_step(system)])
+    largest = {name: float(p.detach().abs().max()) for name, p in network.named_parameters()}
+    assert all(torch.equal(network.get_parameter(name), before[name]) for name in system.frozen["D"])
+    assert max(largest[name] for name in system.frozen["D"]) > 0.01
+    assert max(value for name, value in largest.items() if name not in system.frozen["D"]) == pytest.approx(0.003)
 
 
 def test_gradient_penalty_of_a_linear_critic() -> None:

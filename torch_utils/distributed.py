@@ -1,17 +1,17 @@
-"""Several processes that work on one thing, as torchrun starts them; a single process needs none of it.
+"""Several processes that work on one thing, as torchrun or `launch.relaunch` start them; a single one needs none of it.
 
-torchrun tells every process its RANK, LOCAL_RANK and WORLD_SIZE. What is on a GPU travels by NCCL, everything else by
+Every process is told its RANK, LOCAL_RANK and WORLD_SIZE. What is on a GPU travels by NCCL, everything else by
 gloo, which needs no GPU.
 """
 
 import contextlib
 import os
-import sys
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -187,18 +187,11 @@ def own_device(device: torch.device) -> torch.device:
 # -- Beginning and end ------------------------------------------------------------------------------------------------
 
 
-def relaunch(script: Path, processes: int) -> NoReturn:
-    """Become torchrun, which starts this very command as so many processes of this machine."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    sys.stdout.flush()
-    os.execv(sys.executable, [*launcher, str(script.resolve()), *sys.argv[1:]])
-
-
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Join the other processes of this torchrun for the length of the block; nothing happens outside torchrun.
+    """Join the other processes of this run for the length of the block; nothing happens where there is one alone.
 
-    After an error nobody is waited for: torchrun sees this process fail and ends the others.
+    After an error nobody is waited for: torchrun, or `relaunch`, sees this process fail and ends the others.
 
     Raises:
         UserError: the others did not come.
@@ -212,13 +205,22 @@ def together() -> Iterator[None]:
     try:
         torch.distributed.init_process_group(backend, timeout=MEET_WITHIN)
         _patient = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the latter: no MASTER_ADDR
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"rank {number} of {count} did not meet the others at {place} ({reason}); start all, with one address"
         ) from None
+    if "STARTED_BY" in os.environ:
+        threading.Thread(target=_leave_with, args=(int(os.environ["STARTED_BY"]),), daemon=True).start()
     yield
     barrier()
     torch.distributed.destroy_process_group()
     _patient = None
+
+
+def _leave_with(parent: int) -> None:
+    """Save and leave when the process that started this one is gone."""
+    while os.getppid() == parent:
+        time.sleep(ROLL_CALL_SEC)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -64,7 +64,7 @@ def check_finite(networks: Mapping[str, dict[str, Any]]) -> None:
             if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
                 raise UserError(
                     f"{name}.{key} is not finite: nothing more is saved. Continue from the last state with --resume, "
-                    "with --fp32 or in a new run with smaller learning rates"
+                    "or start again with --fp32 or smaller learning rates"
                 )
 
 

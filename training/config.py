@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch_utils.command_line import UserError, nearest
+from torch_utils.command_line import LARGEST, UserError, nearest
+
+# The largest that make sense, far beyond anything published: beyond them an allocator or an operating system gives up.
+WIDEST = 8192  # features, or channels, of a layer
+WIDEST_CH = 1024  # channels of a narrowest layer, of which others have a multiple
+MOST_LAYERS = 100
+LONGEST_KIMG = 10**9
 
 
 def option(
@@ -95,7 +101,12 @@ class DataOptions:
         resumable=True,
     )
     workers: int | None = option(
-        None, "Loader processes.  [default: 0 when images are in memory, else 2]", unit="N", low=0, resumable=True
+        None,
+        "Loader processes.  [default: 0 when images are in memory, else 2]",
+        unit="N",
+        low=0,
+        high=1024,
+        resumable=True,
     )
 
 
@@ -103,8 +114,15 @@ class DataOptions:
 class LoopOptions:
     """How long, in which portions, and what is written when."""
 
-    kimg: float = option(25_000.0, "Train on this many thousand images in all.", unit="KIMG", above=0, resumable=True)
-    batch: int = option(32, "Images per optimiser step, in all.", unit="N", low=1)
+    kimg: float = option(
+        25_000.0,
+        "Train on this many thousand images in all.",
+        unit="KIMG",
+        above=0,
+        high=LONGEST_KIMG,
+        resumable=True,
+    )
+    batch: int = option(32, "Images per optimiser step, in all.", unit="N", low=1, high=1_000_000)
     batch_gpu: int | None = option(
         None, "Images at a time; the rest is accumulated.  [default: the whole batch]", unit="N", low=1, resumable=True
     )
@@ -117,7 +135,7 @@ class LoopOptions:
         0.05, "Half-life at most this share of the images seen; 0: constant.", unit="SHARE", low=0
     )
     ema_start: float = option(0.0, "Until then the moving average is a copy.", unit="KIMG", low=0)
-    tick: float = option(4.0, "How often progress is printed.", unit="KIMG", above=0)
+    tick: float = option(4.0, "How often progress is printed.", unit="KIMG", above=0, high=LONGEST_KIMG)
     snap: int = option(
         50,
         "Write a snapshot, a sheet of fakes and the state every this many ticks.",
@@ -167,7 +185,9 @@ class LoopOptions:
     minutes: float | None = option(
         None, "Stop, state saved, after this long.  [default: no limit]", unit="MIN", above=0, resumable=True
     )
-    threads: int | None = option(None, "CPU threads.  [default: PyTorch's choice]", unit="N", low=1, resumable=True)
+    threads: int | None = option(
+        None, "CPU threads.  [default: PyTorch's choice]", unit="N", low=1, high=1024, resumable=True
+    )
     precision: str = option(
         "auto",
         "auto: float32, but float16 in --num-fp16-res on a GPU; bf16, fp16: whatever is safe in 16 bits.",
@@ -185,7 +205,7 @@ class LoopOptions:
         resumable=True,
     )
     graphs: bool = option(False, "Record the passes of a phase as a CUDA graph, and replay it.", resumable=True)
-    seed: int = option(0, "Seed of everything random.", unit="N")
+    seed: int = option(0, "Seed of everything random.", unit="N", low=0, high=LARGEST - 1)
     device: str = option("auto", "Where to train.", choices=("auto", "cpu", "cuda", "mps"), resumable=True)
 
 
@@ -240,12 +260,17 @@ def check_bounds(*groups: Any) -> None:
             if fits and (abs(value) < float("inf") or high == value):
                 continue
             if above is not None:
-                expected = f"a number above {above:g}" + (f", at most {high:g}" if high is not None else "")
+                expected = f"a number above {above:g}" + (f", at most {_shown(high)}" if high is not None else "")
             elif low is not None and high is not None:
-                expected = f"{low:g} to {high:g}"
+                expected = f"{_shown(low)} to {_shown(high)}"
             else:
                 expected = "a number" if low is None else f"{low:g} or more" if low == 0 else f"at least {low:g}"
             raise UserError(f"--{field.name.replace('_', '-')}={value}: expected {expected}")
+
+
+def _shown(number: float) -> str:
+    """Whole numbers in full."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def kinds_of(annotation: Any) -> tuple[type, ...]:

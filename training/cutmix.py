@@ -42,16 +42,25 @@ class CutMix:
     def __call__(self, step: Step) -> torch.Tensor:
         cond = step.real_cond
         with torch.no_grad():
-            fake = step.augment(self.generate(step, step.z, cond))
-            real = step.augment(step.real)
+            fake = step.augment(self.generate(step, step.z, cond)).float()
+            real = step.augment(step.real).float()
             mask = cutmix_masks(len(real), real.shape[2], real.device)
-        logits, pixels = step.D.both(torch.lerp(fake, real, mask), cond.c, cond.h)
-        _, of_real = step.D.both(real, cond.c, cond.h)
-        _, of_fake = step.D.both(fake, cond.c, cond.h)
+        logits, pixels = _judged(step, torch.lerp(fake, real, mask))
+        _, of_real = _judged(step, real)
+        _, of_fake = _judged(step, fake)
 
-        whole = F.softplus(logits.squeeze(1))
+        whole = F.softplus(logits)
         each = F.binary_cross_entropy_with_logits(pixels, mask, reduction="none").mean(dim=[1, 2, 3])
         inconsistency = (pixels - torch.lerp(of_fake, of_real, mask)).square().mean(dim=[1, 2, 3])
         training_stats.report("Loss/D/cutmix", whole + each)
         training_stats.report("Loss/D/inconsistency", inconsistency)
         return whole + each + self.consistency * inconsistency
+
+
+def _judged(step: Step, shown: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """D's logits on images with the condition of the real ones, float32 [N], and on their pixels, [N, 1, H, W].
+
+    What networks give in 16 bits can't be mixed by a float32 mask.
+    """
+    logits, pixels = step.D.both(shown, step.real_cond.c, step.real_cond.h)
+    return logits.squeeze(1).float(), pixels.float()

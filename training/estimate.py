@@ -10,7 +10,6 @@ from training.config import LoopOptions
 from training.dataset import SampleSource
 from training.loading import fake_draws, real_draws
 from training.progress import memory_gb
-from training.rounds import share_of
 from training.sampling import from_uint8
 from training.step import Step
 from training.system import Phase, System
@@ -27,17 +26,21 @@ def estimate(
     loop: LoopOptions,
     device: torch.device,
     augment: Callable[[torch.Tensor], torch.Tensor],
+    processes: int = 1,
 ) -> tuple[float, float]:
     """Run every phase on a few images, then on a whole round if there is time for it.
 
+    Args:
+        processes: that will share each batch, at the speed of this one.
+
     Returns:
-        memory in GiB: what the process has now (CPU only), weights, gradients, Adam's two moments, the average
-        generator, and what one round keeps for its backward pass; and seconds per thousand images.
+        memory of a process in GiB: what it has now (CPU only), weights, gradients, Adam's two moments, the average
+        generator, and what one round keeps for its backward pass; and seconds per thousand images of all processes.
     """
     for network in system.networks.values():
         network.to(device).train()
     source.refresh(0, system.networks)
-    batch_gpu = share_of(loop).round_size
+    batch_gpu = loop.batch_gpu or loop.batch // processes
     rows = min(FEW, batch_gpu)
     seconds, kept = _measure(system, source, rows, device, augment)
     if seconds * batch_gpu / rows < PATIENCE_SEC:
@@ -45,7 +48,7 @@ def estimate(
         seconds, kept = _measure(system, source, rows, device, augment)
     weights = 4 * parameter_bytes(system.networks) + parameter_bytes({"G_ema": system.networks["G"]})
     process = memory_gb(device) if device.type == "cpu" else 0.0
-    return process + (weights + kept * batch_gpu / rows) / 2**30, seconds / rows * 1000
+    return process + (weights + kept * batch_gpu / rows) / 2**30, seconds / rows * 1000 / processes
 
 
 def _measure(

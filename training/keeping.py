@@ -5,7 +5,7 @@ from pathlib import Path
 
 from metrics.metric_names import higher_is_better
 from metrics.plot import read_curves
-from training.run_folder import snapshot_name, snapshots_in
+from training.run_folder import snapshot_of, snapshots_in
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def best_of(run: Path, wanted: str) -> Best | None:
     curve = sorted(curves[metric].items())
     sign = -1 if higher_is_better(metric) else 1
     kimg, value = min(curve, key=lambda point: (sign * point[1], point[0]))
-    return Best(metric, value, snapshot_name(kimg), sum(later > kimg for later, _ in curve))
+    return Best(metric, value, snapshot_of(run, kimg), sum(later > kimg for later, _ in curve))
 
 
 def tidy(run: Path, last: int | None, every: float | None, best: Best | None) -> list[Path]:
@@ -55,8 +55,8 @@ def tidy(run: Path, last: int | None, every: float | None, best: Best | None) ->
     kept = {best.snapshot} if best is not None else set()
     doomed = []
     for path in snapshots_in(run)[:-last]:
-        kimg = int(path.stem.rpartition("-")[2])
-        if path.name not in kept and not (every and kimg % every == 0):
+        kimg, _, rest = path.stem.rpartition("-")[2].partition("_")
+        if path.name not in kept and not (every and not rest and int(kimg) % every == 0):
             path.unlink()
             doomed.append(path)
     return doomed

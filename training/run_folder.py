@@ -17,11 +17,17 @@ def new_run_folder(outdir: Path, description: str) -> Path:
     try:
         outdir.mkdir(parents=True, exist_ok=True)
         numbers = [int(match[1]) for entry in outdir.iterdir() if (match := re.match(r"(\d{5})-", entry.name))]
-        run = outdir / f"{max(numbers, default=-1) + 1:05d}-{description}"
-        run.mkdir()
+        number = max(numbers, default=-1) + 1
+        while True:
+            run = outdir / f"{number:05d}-{description}"
+            try:
+                run.mkdir()
+            except FileExistsError:  # another start took the number a moment ago
+                number += 1
+            else:
+                return run
     except OSError as error:
         raise UserError(f"--outdir={outdir}: no folder can be made there ({error}); name another one") from None
-    return run
 
 
 def check_writable(outdir: Path) -> None:
@@ -75,9 +81,20 @@ def snapshots_in(run: Path) -> list[Path]:
     return sorted(run.glob("network-snapshot-*.pt"))
 
 
-def snapshot_name(kimg: float) -> str:
-    """File name of the snapshot after so many thousand images."""
-    return f"network-snapshot-{int(kimg):06d}.pt"
+def snapshot_name(cur_nimg: int, batch: int) -> str:
+    """File name of the snapshot after so many images: of thousands, and of the rest where a step before had as many.
+
+    So that a run which is interrupted, or ends, between two ticks overwrites neither of their snapshots.
+    """
+    kimg, rest = divmod(cur_nimg, 1000)
+    between = kimg > 0 and (cur_nimg - batch) // 1000 == kimg
+    return f"network-snapshot-{kimg:06d}{f'_{rest:03d}' if between else ''}.pt"
+
+
+def snapshot_of(run: Path, kimg: float) -> str:
+    """File name of the snapshot that was measured after so many thousand images."""
+    names = [snapshot_name(round(kimg * 1000), batch) for batch in (1, 1000)]
+    return next((name for name in names if (run / name).exists()), names[-1])
 
 
 def write_options(run: Path, options: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from metrics.plot import read_curves
 from torch_utils import training_stats
 from torch_utils.distributed import barrier, first, rank
 from training.checkpoint import Recipe, Snapshot, check_finite, save_snapshot, save_state
@@ -53,7 +54,7 @@ class Saver:
     def snapshot(self, cur_nimg: int, regular: bool) -> None:
         """Write the sheet and the snapshot; `regular`: at a tick that has one, not because the run is interrupted."""
         if rank() == 0:
-            self._write(self.run / snapshot_name(cur_nimg / 1000), cur_nimg, regular)
+            self._write(self._path(cur_nimg), cur_nimg, regular)
         barrier()
 
     def state(self, members: Mapping[str, Stateful], at: dict[str, Any]) -> None:
@@ -73,7 +74,7 @@ class Saver:
         """
         if self._measure is None or number == 0 or number % self.loop.metrics_every:
             return None
-        path = self.run / snapshot_name(cur_nimg / 1000)
+        path = self._path(cur_nimg)
         try:
             results = self._measure(path)
         except Exception as error:  # whatever a metric does wrong, the training is worth more
@@ -81,10 +82,17 @@ class Saver:
             return None
         return first(lambda: self._note(path, results, progress))
 
+    def measured(self, cur_nimg: int) -> bool:
+        """Whether there are results of this moment, which a killed process may have owed."""
+        return first(lambda: any(cur_nimg / 1000 in curve for curve in read_curves(self.run).values()))
+
     def tidy(self) -> None:
         """Delete snapshots that need not stay."""
         if rank() == 0:
             tidy(self.run, self.loop.keep_last, self.loop.keep_every, self._best())
+
+    def _path(self, cur_nimg: int) -> Path:
+        return self.run / snapshot_name(cur_nimg, self.loop.batch)
 
     def _best(self) -> Best | None:
         wanted = self.loop.keep_best or (self.loop.metrics or "").split(",")[0].strip()
@@ -106,7 +114,7 @@ class Saver:
         networks = {name: network.state_dict() for name, network in self.system.networks.items()}
         networks["G_ema"] = self.ema.state_dict()
         check_finite(networks)
-        variety = self._sheets.save_fakes(self.run / f"fakes{cur_nimg // 1000:06d}.png", self.ema.average)
+        variety = self._sheets.save_fakes(self.run / f"fakes{path.stem.rpartition('-')[2]}.png", self.ema.average)
         if regular and variety is not None:  # extra ones of interrupted runs would tell them from others
             training_stats.report("Progress/variety", variety)
         save_snapshot(path, Snapshot(self.recipe, networks, self._exemplars, cur_nimg))

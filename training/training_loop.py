@@ -23,6 +23,7 @@ from training.sampling import from_uint8
 from training.saving import Measure, Saver
 from training.stopping import StopRequest
 from training.system import System
+from training.ticks import Ticks
 
 STATE_EVERY_SEC = 600.0  # between two snapshots a state is saved at the first tick after this: what a crash may cost
 LOOK_EVERY = 32  # steps between two looks at the guard's counters on a GPU, which wait for it
@@ -75,7 +76,7 @@ def training_loop(
     on_gpu = device.type == "cuda"
     loader = make_loader(source, loop.seed, cur_nimg, loop.batch, workers, pin_memory=on_gpu, rows=rounds.share.rows)
     saver = Saver(run, recipe, system, ema, source, num_exemplars, loop, measure)
-    tick_nimg = max(int(loop.tick * 1000), 1)
+    ticks = Ticks.of(loop)
     tick_start, tick_start_nimg = time.monotonic(), cur_nimg
     last_state = tick_start
 
@@ -85,6 +86,8 @@ def training_loop(
             saver.first_sheets()
 
         end = None if cur_nimg < loop.kimg * 1000 else "done"
+        if resume_from is not None and (ticks.has_snapshot(cur_nimg) or end == "done") and not saver.measured(cur_nimg):
+            end = saver.measure(ticks.snapshots_before(cur_nimg), cur_nimg, progress) or end
         while end is None:
             # Fetch real images.
             source.refresh(num_steps, system.networks)
@@ -108,7 +111,7 @@ def training_loop(
             # Decide whether this step ends a tick, or the run.
             reason = REASONS[highest(REASONS.index(stop.reason))]
             end = "done" if cur_nimg >= loop.kimg * 1000 else reason
-            ticked = cur_nimg // tick_nimg > (cur_nimg - loop.batch) // tick_nimg
+            ticked = ticks.ended(cur_nimg)
             if ticked or not on_gpu or num_steps % LOOK_EVERY == 0:
                 system.guard.check(loop.max_bad_steps)
             if not ticked and end is None:
@@ -119,7 +122,7 @@ def training_loop(
 
             # Report the tick. An interrupted tick is not reported: its figures travel in the state.
             if ticked or end == "done":
-                training_stats.report("Progress/tick", cur_nimg // tick_nimg)
+                training_stats.report("Progress/tick", ticks.number(cur_nimg))
                 training_stats.report("Progress/kimg", cur_nimg / 1000)
                 augment.report()
                 progress.say_bad_images(source.bad_images())
@@ -132,7 +135,7 @@ def training_loop(
                 progress.tick(collector.collect(), cur_nimg)
 
             # Save: a sheet and a snapshot for people, a state for the next start.
-            regular = ticked and cur_nimg // tick_nimg % loop.snap == 0
+            regular = ticks.has_snapshot(cur_nimg)
             due = regular or end is not None
             if due:
                 saver.snapshot(cur_nimg, regular)
@@ -142,7 +145,7 @@ def training_loop(
                 saver.state(members, {"cur_nimg": cur_nimg, "num_steps": num_steps, "total_sec": total_sec})
                 last_state = now
             if regular or end == "done":  # who interrupts a run does not want to wait
-                end = saver.measure(cur_nimg // tick_nimg // loop.snap - regular, cur_nimg, progress) or end
+                end = saver.measure(ticks.snapshots_before(cur_nimg), cur_nimg, progress) or end
             if due:
                 saver.tidy()
             tick_start, tick_start_nimg = time.monotonic(), cur_nimg

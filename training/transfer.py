@@ -16,6 +16,7 @@ class Report:
     """What became of the tensors of a network, by name.
 
     Args:
+        learned: names of the parameters, the others being buffers: constants and what the network follows as it runs.
         loaded: taken over.
         mismatched: in both, of other shapes; as they were drawn.
         missing: of this network only; as they were drawn.
@@ -23,6 +24,7 @@ class Report:
     """
 
     network: str
+    learned: frozenset[str]
     loaded: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -30,7 +32,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """For a person."""
-        counts = f"{len(self.loaded)} of {len(self.loaded) + len(self.mismatched) + len(self.missing)} tensors loaded"
+        counts = f"{len(self.learned.intersection(self.loaded))} of {len(self.learned)} learned tensors loaded"
         rest = {
             "other shapes, drawn afresh": self.mismatched,
             "not in the file, drawn afresh": self.missing,
@@ -45,7 +47,8 @@ class Report:
 
 def take_over(name: str, network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Report:
     """Copy what fits from a state dict into a network."""
-    report, own = Report(name), network.state_dict()
+    parameters = frozenset(key for key, _ in network.named_parameters(remove_duplicate=False))
+    report, own = Report(name, parameters), network.state_dict()
     for key, value in own.items():
         if key not in state:
             report.missing.append(key)
@@ -62,13 +65,14 @@ def start_from(where: str, snapshot: Snapshot, networks: Mapping[str, torch.nn.M
     """Take over what fits of a snapshot's networks, the generator's average where there is one for G.
 
     Raises:
-        UserError: nothing at all fits a network.
+        UserError: no weight fits a network. Biases and single numbers have the same shape at many widths, so one that
+            fits says nothing.
     """
     reports = []
     for name, network in networks.items():
         state = snapshot.networks.get(f"{name}_ema", snapshot.networks.get(name, {}))
         report = take_over(name, network, state)
-        if not report.loaded:
+        if not any(network.get_parameter(key).ndim > 1 for key in report.learned.intersection(report.loaded)):
             raise UserError(
                 f"--init-from={where}: nothing of its {name} fits this {name}; expected a snapshot of the same system "
                 f"and channels (it is of {snapshot.recipe.system}, {snapshot.recipe.shape.img_resolution} px)"

@@ -71,6 +71,10 @@ class GradientPenalty:
 
 @torch.no_grad()
 def clip_weights(network: torch.nn.Module, limit: float) -> None:
-    """Clip every parameter to [-limit, limit] (arXiv 1701.07875, algorithm 1, line 7)."""
+    """Clip every parameter that is trained to [-limit, limit] (arXiv 1701.07875, algorithm 1, line 7).
+
+    While a network's phase runs, all its parameters require gradients but those that --freeze-d leaves as they are.
+    """
     for parameter in network.parameters():
-        parameter.clamp_(-limit, limit)
+        if parameter.requires_grad:
+            parameter.clamp_(-limit, limit)

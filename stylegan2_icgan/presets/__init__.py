@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stylegan2_icgan.presets import biggan, csgan, residual, selfcond, stylegan2, wgan
+from training.system import Derived
 
 
 @dataclass(frozen=True)
@@ -14,23 +15,25 @@ class Preset:
         system: of the table of systems.
         values: resolution -> values of options.
         resolution: the only one it is for; None: any that the networks can do.
+        derive: (batch, batch_gpu) -> values that follow from the batch, whatever a flag has made of it.
     """
 
     system: str
     values: Callable[[int], dict[str, Any]]
     resolution: int | None = None
+    derive: Callable[[int, int], Derived] = lambda batch, batch_gpu: {}
 
 
 PRESETS: dict[str, Preset] = {
-    "auto": Preset("stylegan2", stylegan2.auto),
+    "auto": Preset("stylegan2", stylegan2.auto, derive=stylegan2.average),
     "tiny": Preset("stylegan2", stylegan2.tiny),
     "stylegan2": Preset("stylegan2", stylegan2.stylegan2),
     "paper256": Preset("stylegan2", stylegan2.paper256),
     "paper512": Preset("stylegan2", stylegan2.paper512),
     "paper1024": Preset("stylegan2", stylegan2.paper1024),
-    "cifar": Preset("stylegan2", stylegan2.cifar),
-    "icgan-coco128": Preset("stylegan2", stylegan2.icgan_coco, 128),
-    "icgan-coco256": Preset("stylegan2", stylegan2.icgan_coco, 256),
+    "cifar": Preset("stylegan2", stylegan2.cifar, derive=stylegan2.cifar_group),
+    "icgan-coco128": Preset("stylegan2", stylegan2.icgan_coco, 128, stylegan2.average),
+    "icgan-coco256": Preset("stylegan2", stylegan2.icgan_coco, 256, stylegan2.average),
     "biggan": Preset("biggan", biggan.biggan),
     "biggan-tiny": Preset("biggan", biggan.biggan_tiny),
     "biggan-deep-tiny": Preset("biggan", biggan.biggan_deep_tiny),

@@ -2,7 +2,15 @@
 
 from typing import Any
 
+from stylegan2_icgan.systems.stylegan2 import largest_group
+from training.system import Derived
+
 FP16 = {"num_fp16_res": 4, "conv_clamp": 256.0}  # as published: half the time and memory of the highest resolutions
+
+
+def average(batch: int, batch_gpu: int) -> Derived:
+    """A half-life in proportion to the batch, by the same rules as `auto`."""
+    return {"ema_kimg": (batch * 10 / 32, "10 * batch / 32")}
 
 
 def auto(resolution: int) -> dict[str, Any]:
@@ -13,7 +21,6 @@ def auto(resolution: int) -> dict[str, Any]:
         "channel_base": 32768 if resolution >= 512 else 16384,  # small images need fewer channels
         "g_lr": 0.002 if resolution >= 1024 else 0.0025,  # large ones are less stable
         "d_lr": 0.002 if resolution >= 1024 else 0.0025,
-        "ema_kimg": batch * 10 / 32,  # half-life in proportion to the batch
         "map_layers": 2,  # trains more stably than 8 on small data
         "aug": "ada",  # as its automatic configuration
         "k": 50,  # IC-GAN section 4, ImageNet
@@ -111,7 +118,6 @@ def cifar(resolution: int) -> dict[str, Any]:
     return {
         "kimg": 100_000.0,
         "batch": 64,
-        "mbstd_group": 32,
         "channel_max": 512,
         "map_layers": 2,
         "d_architecture": "orig",
@@ -125,6 +131,11 @@ def cifar(resolution: int) -> dict[str, Any]:
     }
 
 
+def cifar_group(batch: int, batch_gpu: int) -> Derived:
+    """Half of the published batch, each of two GPUs' whole round; on more GPUs rounds are smaller."""
+    return {"mbstd_group": (largest_group(batch_gpu, 32), "32, or the most below that divides the round")}
+
+
 def icgan_coco(resolution: int) -> dict[str, Any]:
     """IC-GAN on StyleGAN2 as published for COCO-Stuff (arXiv 2109.05070, appendix B): automatic rules for 2 GPUs."""
     batch = 2 * min(4096 // resolution, 32)
@@ -133,7 +144,6 @@ def icgan_coco(resolution: int) -> dict[str, Any]:
         **auto(resolution),
         "kimg": 100_000.0,
         "batch": batch,
-        "ema_kimg": batch * 10 / 32,
         "g_lr": 0.0025 if small else 0.003,
         "d_lr": 0.0025 if small else 0.003,
         "gamma": 0.05 if small else 0.5,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from torch_utils.command_line import UserError
-from training.config import option
+from training.config import MOST_LAYERS, WIDEST_CH, option
 from training.fake_pool import FakePool
 from training.networks import translation
 from training.system import DataShape, Derived, Phase, Stateful, System, SystemKind, lazy_adam
@@ -25,9 +25,13 @@ SMALLEST_PATCHES = 4  # pixels that a discriminator's maps have at least
 class CSGANOptions:
     """Networks, losses and optimisers."""
 
-    ch: int = option(64, "Channels of the narrowest layer.", unit="N", low=1)
+    ch: int = option(64, "Channels of the narrowest layer.", unit="N", low=1, high=WIDEST_CH)
     blocks: int | None = option(
-        None, "Residual blocks of a generator.  [default: 9 from 256 px on, 6; 3 below 64]", unit="N", low=0
+        None,
+        "Residual blocks of a generator.  [default: 9 from 256 px on, 6; 3 below 64]",
+        unit="N",
+        low=0,
+        high=MOST_LAYERS,
     )
     patch_layers: int | None = option(
         None, "D's layers of stride 2; 3: patches of 70 px.  [default: 3; fewer below 64 px]", unit="N", low=1, high=5

@@ -12,7 +12,7 @@ from stylegan2_icgan import biggan_family
 from stylegan2_icgan.biggan_family import NetworkOptions, adams, check_rounds
 from torch_utils.command_line import UserError
 from training import loss
-from training.config import option
+from training.config import WIDEST, option
 from training.latent import LatentOptimisation, Optimised
 from training.networks import dcgan
 from training.networks.prior import UniformPrior
@@ -23,7 +23,7 @@ from training.system import DataShape, Phase, System, SystemKind
 class LOGANOptions(NetworkOptions):
     """Networks, loss, latent optimisation and optimiser."""
 
-    z_dim: int = option(256, "Width of the noise z; rounded down to equal chunks.", unit="N", low=1)
+    z_dim: int = option(256, "Width of the noise z; rounded down to equal chunks.", unit="N", low=1, high=WIDEST)
     backbone: str = option("biggan", "Networks; dcgan takes no condition.", choices=("biggan", "dcgan"))
     slope: float = option(0.2, "Of LeakyReLUs in the networks of BigGAN; 0: ReLUs.", unit="X", low=0, high=1)
     latent_method: str = option(

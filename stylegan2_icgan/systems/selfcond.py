@@ -10,7 +10,7 @@ import torch
 
 from torch_utils.command_line import UserError
 from training import loss
-from training.config import option
+from training.config import WIDEST, WIDEST_CH, option
 from training.networks import dcgan, masked
 from training.step import Term
 from training.system import DataShape, Derived, Phase, System, SystemKind, lazy_adam
@@ -20,9 +20,9 @@ from training.system import DataShape, Derived, Phase, System, SystemKind, lazy_
 class SelfCondOptions:
     """Networks, loss and optimiser."""
 
-    z_dim: int = option(128, "Width of the noise z.", unit="N", low=1)
-    ch: int = option(64, "Channels of the narrowest layer.", unit="N", low=1)
-    embed_dim: int = option(256, "Width of the embedding of a class, and of an instance.", unit="N", low=1)
+    z_dim: int = option(128, "Width of the noise z.", unit="N", low=1, high=WIDEST)
+    ch: int = option(64, "Channels of the narrowest layer.", unit="N", low=1, high=WIDEST_CH)
+    embed_dim: int = option(256, "Width of the embedding of a class, and of an instance.", unit="N", low=1, high=WIDEST)
     g_lr: float = option(1e-4, "Learning rate of the generator.", unit="LR", low=0)
     d_lr: float = option(1e-4, "Learning rate of the discriminator.", unit="LR", low=0)
     gamma: float = option(0.0, "Weight of R1.", unit="X", low=0)

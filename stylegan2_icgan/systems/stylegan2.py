@@ -10,7 +10,7 @@ import torch
 from stylegan2_icgan.networks import Discriminator, Generator
 from torch_utils.command_line import UserError
 from training import loss
-from training.config import option
+from training.config import MOST_LAYERS, WIDEST, option
 from training.mixed_precision import DTYPES
 from training.system import DataShape, Derived, Phase, System, SystemKind, lazy_adam
 
@@ -19,21 +19,28 @@ from training.system import DataShape, Derived, Phase, System, SystemKind, lazy_
 class StyleGAN2Options:
     """Networks, loss and optimiser."""
 
-    z_dim: int = option(512, "Width of the noise z.", unit="N", low=1)
-    w_dim: int = option(512, "Width of the styles w.", unit="N", low=1)
-    map_layers: int = option(8, "Layers of the mapping networks.", unit="N", low=1)
+    z_dim: int = option(512, "Width of the noise z.", unit="N", low=1, high=WIDEST)
+    w_dim: int = option(512, "Width of the styles w.", unit="N", low=1, high=WIDEST)
+    map_layers: int = option(8, "Layers of the mapping networks.", unit="N", low=1, high=MOST_LAYERS)
     d_map_layers: int | None = option(
-        None, "Layers of the discriminator's mapping network.  [default: as many as the generator's]", unit="N", low=1
+        None,
+        "Layers of the discriminator's mapping network.  [default: as many as the generator's]",
+        unit="N",
+        low=1,
+        high=MOST_LAYERS,
     )
     map_lr: float = option(
         0.01, "Learning rate of the mapping networks, as a share of the others'.", unit="SHARE", above=0
     )
     channel_base: int = option(32768, "Channels times resolution, at high resolutions.", unit="N", low=1)
-    channel_max: int = option(512, "Most channels of a layer.", unit="N", low=1)
+    channel_max: int = option(512, "Most channels of a layer.", unit="N", low=1, high=WIDEST)
     g_architecture: str = option("skip", "Generator.", choices=("orig", "skip", "resnet"))
     d_architecture: str = option("resnet", "Discriminator.", choices=("orig", "skip", "resnet"))
     mbstd_group: int | None = option(
-        None, "Group of the minibatch standard deviation.  [default: 4, or the round]", unit="N", low=1
+        None,
+        "Group of the minibatch standard deviation.  [default: 4, or less where that does not divide the round]",
+        unit="N",
+        low=1,
     )
     num_fp16_res: int = option(
         0, "Highest resolutions in --low-dtype.", unit="N", low=0, in_precision={"fp32": 0, "fp16": 4, "bf16": 10}
@@ -118,17 +125,28 @@ def build(o: StyleGAN2Options, networks: dict[str, torch.nn.Module]) -> System:
 def derive(o: StyleGAN2Options, resolution: int, batch: int, batch_gpu: int) -> Derived:
     return {
         "gamma": (0.0002 * resolution**2 / batch, "0.0002 * resolution^2 / batch"),
-        "mbstd_group": (min(4, batch_gpu), "4, or the round"),
+        "mbstd_group": (largest_group(batch_gpu, 4), "4, or the most below that divides the round"),
         "conv_clamp": (256.0 if o.num_fp16_res and o.low_dtype == "fp16" else None, "float16 overflows above 65504"),
     }
 
 
+def largest_group(batch_gpu: int, most: int) -> int:
+    """The largest groups of at most `most` images that a round can be cut into."""
+    return next(size for size in range(min(most, batch_gpu), 0, -1) if batch_gpu % size == 0)
+
+
 def check(o: StyleGAN2Options, resolution: int, batch_gpu: int) -> None:
     assert o.mbstd_group is not None  # derived
-    if batch_gpu % min(o.mbstd_group, batch_gpu):
+    if batch_gpu % o.mbstd_group:
         raise UserError(
-            f"--mbstd-group={o.mbstd_group} does not divide the {batch_gpu} images of a round (--batch-gpu); "
-            "expected a divisor"
+            f"--mbstd-group={o.mbstd_group} does not divide the {batch_gpu} images of a round (--batch-gpu, or a "
+            f"process's share of --batch); expected a divisor, such as {largest_group(batch_gpu, o.mbstd_group)}, or "
+            "other rounds"
+        )
+    if o.channel_base < resolution:
+        raise UserError(
+            f"--channel-base={o.channel_base} leaves no channels at {resolution} x {resolution} pixels; expected at "
+            f"least {resolution}"
         )
 
 

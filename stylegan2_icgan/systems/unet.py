@@ -10,7 +10,7 @@ import torch
 
 from stylegan2_icgan.biggan_family import ResidualOptions, adams, check_rounds
 from torch_utils.command_line import UserError
-from training.config import option
+from training.config import WIDEST, option
 from training.cutmix import CutMix
 from training.networks import biggan, unet
 from training.pixel_loss import DPixelsFake, GPixels, d_pixels_real
@@ -24,8 +24,8 @@ _CUTMIX = 71  # a stream of randomness
 class UNetOptions(ResidualOptions):
     """Networks, loss and optimiser."""
 
-    z_dim: int = option(128, "Width of the noise z.", unit="N", low=1)
-    shared_dim_feat: int = option(512, "Width of the embedding of the instance.", unit="N", low=1)
+    z_dim: int = option(128, "Width of the noise z.", unit="N", low=1, high=WIDEST)
+    shared_dim_feat: int = option(512, "Width of the embedding of the instance.", unit="N", low=1, high=WIDEST)
     d_lr: float = option(2e-4, "Learning rate of the discriminator.", unit="LR", low=0)
     d_steps: int = option(1, "Discriminator steps per generator step, each on images of its own.", unit="N", low=1)
     cutmix: float = option(

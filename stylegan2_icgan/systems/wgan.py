@@ -10,7 +10,7 @@ import torch
 
 from torch_utils.command_line import UserError
 from training import wasserstein
-from training.config import option
+from training.config import WIDEST, WIDEST_CH, option
 from training.networks import dcgan, mlp
 from training.step import Term
 from training.system import DataShape, Derived, Phase, System, SystemKind, lazy_adam
@@ -22,11 +22,11 @@ FEW, RARELY = 25, 500  # generator steps that wait for `critic_steps`: the first
 class WGANOptions:
     """Networks, loss and optimiser."""
 
-    z_dim: int = option(100, "Width of the noise z.", unit="N", low=1)
-    ch: int = option(64, "Channels of the narrowest layer.", unit="N", low=1)
+    z_dim: int = option(100, "Width of the noise z.", unit="N", low=1, high=WIDEST)
+    ch: int = option(64, "Channels of the narrowest layer.", unit="N", low=1, high=WIDEST_CH)
     g_net: str = option("dcgan", "Generator.", choices=("dcgan", "mlp"))
     d_net: str = option("dcgan", "Critic.", choices=("dcgan", "mlp"))
-    mlp_width: int = option(512, "Units of the hidden layers of an mlp.", unit="N", low=1)
+    mlp_width: int = option(512, "Units of the hidden layers of an mlp.", unit="N", low=1, high=WIDEST)
     penalty: str = option(
         "clip",
         "clip: every weight of the critic to +-clip, RMSprop; gp: a penalty on its gradient, Adam.",
