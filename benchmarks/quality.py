@@ -128,7 +128,7 @@ def main(
     torch.set_num_threads(1)
     data = data or SETS[name].data
     if data is None:
-        raise UserError(f"--data is missing; make --set={name} with: python dataset_tool.py convert --source=FONT.ttf")
+        raise UserError("--data is missing; make it with dataset_tool.py convert, as docs/quality.md says")
     plans = {row: ROWS[row].words(SETS[name], name) for row in rows_named(rows)}
     dataset, other = labelled(data, unseen)
     out = out or ROOT / "benchmarks" / "results" / f"quality-{name}.json"
