@@ -562,7 +562,7 @@ def test_a_damaged_image_is_named(tmp_path, refused: Refused):
 
 
 def test_several_processes_are_not_started_for_what_can_not_work(trained, tmp_path, refused: Refused, monkeypatch):
-    """Or there would be a report of torchrun, and not one line."""
+    """Or each of them would say so."""
 
     def started(*_: object) -> None:
         raise AssertionError("started")

@@ -102,7 +102,7 @@ def test_interruptions_move_no_measurement(
 def test_a_measurement_that_a_killed_process_owed_is_made_first(
     patterns_zip: Path, tmp_path: Path, measuring: Callable[[list[float | BaseException]], list[str]]
 ) -> None:
-    seen = measuring([9.0, KeyboardInterrupt(), 8.0, 7.0])
+    seen = measuring([9.0, KeyboardInterrupt(), 8.0, 7.0, 6.0])
     flags = [*TINY_RUN, f"--data={patterns_zip}", "--tick=1", "--batch=200", "--metrics=fid10k", "--kimg=4"]
     outdir = f"--outdir={tmp_path / 'runs'}"
     assert invoke(train.main, *flags, outdir).exit_code == 130
@@ -116,9 +116,10 @@ def test_an_interrupted_run_overwrites_no_snapshot(tmp_path: Path) -> None:
     assert snapshot_name(2000, 8) == snapshot_name(2007, 8) == "network-snapshot-000002.pt"
     assert snapshot_name(2008, 8) == "network-snapshot-000002_008.pt"
     assert snapshot_name(992, 8) == "network-snapshot-000000.pt"  # nothing is measured so early
-    for name in (snapshot_name(2000, 8), snapshot_name(3008, 8), snapshot_name(3000, 8), snapshot_name(4000, 8)):
-        (tmp_path / name).touch()
-    assert [path.stem[17:] for path in snapshots_in(tmp_path)] == ["000002", "000003", "000003_008", "000004"]
+    for cur_nimg in (2000, 2016, 3008, 3000, 4000):
+        (tmp_path / snapshot_name(cur_nimg, 8)).touch()
+    there = [path.stem[17:] for path in snapshots_in(tmp_path)]
+    assert there == ["000002", "000002_016", "000003", "000003_008", "000004"]
     measured(tmp_path, "fid10k", {2.0: 2.0, 3.008: 1.0})
     best = best_of(tmp_path, "fid10k")
     assert best is not None

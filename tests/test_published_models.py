@@ -9,13 +9,19 @@ from conftest import invoke
 import generate
 from stylegan2_icgan.features import restore_extractor
 from stylegan2_icgan.models import load_model
+from torch_utils.files import sha256
 from training.sampling import sample_images, z_from_seeds
 
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.pt"))
 
 
-def test_there_is_one() -> None:
+def test_there_is_one_and_each_is_described() -> None:
+    text = (Path(__file__).parents[1] / "models" / "README.md").read_text(encoding="utf-8")
     assert MODELS
+    for path in MODELS:
+        assert f"## {path.name}" in text
+        assert f"{path.stat().st_size:,} bytes" in text
+        assert sha256(path) in text
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
