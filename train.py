@@ -53,7 +53,11 @@ EXIT_CODES = {"done": 0, "no improvement": 0, "time limit": 0, "SIGINT": 130, "S
 @click.command(cls=Command, help=__doc__)
 @click.option("--outdir", type=Path, default=Path("runs"), show_default=True, help="Folder of runs.", metavar="DIR")
 @click.option("--cfg", type=NearestChoice(list(PRESETS)), help="Preset; flags override it.  [default: auto]")
-@click.option("--resume", help="Continue a run: its folder, one of its states, or 'latest'.", metavar="RUN")
+@click.option(
+    "--resume",
+    help="Continue a run: its folder, one of its states, or 'latest'. --patience=none takes that back, and so on.",
+    metavar="RUN",
+)
 @click.option("--fp32", is_flag=True, help="The same as --precision=fp32.")
 @click.option("--gpus", type=click.IntRange(1), help="Processes on this machine, a GPU each.", metavar="N")
 @click.option("-n", "--dry-run", is_flag=True, help="Print options, networks, memory and time; train nothing.")

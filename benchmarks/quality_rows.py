@@ -29,6 +29,7 @@ SETS = {
     "digits16": ImageSet(ROOT / "datasets" / "digits.zip", TINY, ("--kimg=20",)),
     "digits32": ImageSet(None, TINY, ("--kimg=20",)),
     "emoji16": ImageSet(None, TINY, ("--kimg=20",)),
+    "emoji64-tiny": ImageSet(None, TINY, ("--kimg=40",)),
     "emoji64": ImageSet(None, LARGE, ("--kimg=1000", "--tick=20", "--snap=10", "--aug=noaug")),
     "emoji128": ImageSet(None, LARGE, ("--kimg=1000", "--tick=20", "--snap=10", "--aug=noaug")),
 }

@@ -1,7 +1,7 @@
 """From flags, preset and data to one resolved configuration that says where every value came from."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from stylegan2_icgan.features import check_extractor_name
 from stylegan2_icgan.making import StoreOptions
 from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.systems import SYSTEMS, check_condition
-from torch_utils.command_line import UserError, nearest
+from torch_utils.command_line import NONE, UserError, nearest
 from torch_utils.distributed import launched
 from training.augment import AugmentOptions, check_augment
 from training.class_prior import check_sampling
@@ -70,7 +70,7 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int, processes: int 
 
     Args:
         cfg: name of a preset.
-        flags: option -> value, as given; None: not given.
+        flags: option -> value, as given; None: not given; 'none': nothing, where that is the default.
         resolution: of the data.
         processes: that share a batch; None: as many as were launched.
 
@@ -92,8 +92,7 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int, processes: int 
 
     values: dict[str, Any] = {f.name: f.default for cls in groups.values() for f in dataclasses.fields(cls)}
     sources = dict.fromkeys(values, "default")
-    given = {name: value for name, value in flags.items() if value is not None}
-    for origin, layer in ((f"cfg {cfg}", preset.values(resolution)), ("flag", given)):
+    for origin, layer in ((f"cfg {cfg}", preset.values(resolution)), ("flag", _given(flags, groups.values()))):
         for name, value in layer.items():
             if name not in names:
                 raise UserError(f"--{name.replace('_', '-')} is no option of {system}.{nearest(name, names)}")
@@ -129,6 +128,16 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int, processes: int 
     return resolved
 
 
+def _given(flags: Mapping[str, Any], groups: Iterable[type]) -> dict[str, Any]:
+    """The flags that were given, with None for those that are taken back."""
+    removable = {f.name for cls in groups for f in dataclasses.fields(cls) if f.default is None}
+    return {
+        name: None if value == NONE and name in removable else value
+        for name, value in flags.items()
+        if value is not None
+    }
+
+
 def _follow_precision(options: type, precision: str, values: dict[str, Any], sources: dict[str, str]) -> None:
     """Give a system's options the values that --precision means; refuse flags that say otherwise."""
     for field in dataclasses.fields(options):
@@ -152,7 +161,7 @@ def restore(
 
     Args:
         content: what `TrainingOptions.json` gave.
-        flags: option -> value, as given; None: not given.
+        flags: option -> value, as given; None: not given; 'none': taken back, where nothing is the default.
         where: what an error calls the content.
         processes: that share a batch from now on; None: as many as were launched.
 
@@ -177,7 +186,8 @@ def restore(
         raise UserError(f"{where} does not hold the options of a run ({error!r})") from None
     before = options.flat()
     resumable = {f.name for cls in SHARED.values() for f in dataclasses.fields(cls) if f.metadata["resumable"]}
-    changed = {name: value for name, value in flags.items() if value is not None and before.get(name) != value}
+    given = _given(flags, [*SHARED.values(), cls])
+    changed = {name: value for name, value in given.items() if before.get(name) != value}
     for name in changed:
         if name not in resumable:
             raise UserError(
@@ -234,17 +244,20 @@ def _check_loop(loop: LoopOptions, processes: int) -> None:
         parse_metrics(loop.metrics)
     for name in ("keep_best", "patience", "metrics_detector", "metrics_weights"):
         if getattr(loop, name) is not None and loop.metrics is None:
-            raise UserError(f"--{name.replace('_', '-')}={getattr(loop, name)} needs measurements; give --metrics, too")
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag}={getattr(loop, name)} needs measurements; give --metrics, too, or {flag}=none")
     if loop.wandb:
         try:
             import wandb  # noqa: F401
         except ImportError:
             raise UserError(
                 f"--wandb={loop.wandb} needs the package wandb; pip install wandb, or leave it out (of a run that goes "
-                "on: --wandb=)"
+                "on: --wandb=none)"
             ) from None
     if loop.keep_every is not None and loop.keep_last is None:
-        raise UserError(f"--keep-every={loop.keep_every:g} does nothing without --keep-last; every snapshot stays")
+        raise UserError(
+            f"--keep-every={loop.keep_every:g} does nothing without --keep-last; give it, or --keep-every=none"
+        )
 
 
 def round_size(loop: LoopOptions, processes: int) -> int:

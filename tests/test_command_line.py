@@ -132,15 +132,18 @@ def test_dataclass_fields_become_flags() -> None:
         share: float | None = option(None, "A share.")
         loud: bool = option(False, "Shout.")
         mode: str = option("a", "Mode.", choices=("a", "b"))
+        limit: int | None = option(None, "A limit.", resumable=True)
 
     @click.command(cls=Command)
     @dataclass_options(Options)
     def show(**flags: object) -> None:
         click.echo(str(flags))
 
-    assert eval(invoke(show).output) == {"num_things": None, "share": None, "loud": None, "mode": None}
-    given = invoke(show, "--num-things=5", "--share=0.5", "--no-loud", "--mode=b").output
-    assert eval(given) == {"num_things": 5, "share": 0.5, "loud": False, "mode": "b"}
+    assert eval(invoke(show).output) == {"num_things": None, "share": None, "loud": None, "mode": None, "limit": None}
+    given = invoke(show, "--num-things=5", "--share=0.5", "--no-loud", "--mode=b", "--limit=7").output
+    assert eval(given) == {"num_things": 5, "share": 0.5, "loud": False, "mode": "b", "limit": 7}
+    assert eval(invoke(show, "--limit=none").output)["limit"] == "none"
+    assert "'none' is not a valid float" in invoke(show, "--share=none").stderr
     assert "[default: 3]" in invoke(show, "--help").output
 
 

@@ -58,7 +58,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float | BaseExc
             measured(path.parent, "fid10k", {float(path.stem[-6:]): value})
             return {"fid10k": value}
 
-        monkeypatch.setattr(train, "make_measure", lambda *anything: measure)
+        monkeypatch.setattr(train, "make_measure", lambda options, *_: measure if options.loop.metrics else None)
         return seen
 
     return replace
@@ -80,6 +80,11 @@ def test_metrics_are_taken_and_a_run_ends_when_they_get_no_better(
     assert "(no improvement)" in result.output
     (run,) = (tmp_path / "runs").iterdir()
     assert [path.name for path in snapshots_in(run)] == ["network-snapshot-000003.pt", "network-snapshot-000006.pt"]
+
+    taken_back = ["--patience=none", "--keep-best=none", "--metrics=none"]
+    result = invoke(train.main, f"--resume={run}", *taken_back, "--kimg=8")
+    assert (result.exit_code, len(seen)) == (0, 5), result.output
+    assert [path.name for path in snapshots_in(run)] == ["network-snapshot-000003.pt", "network-snapshot-000008.pt"]
 
 
 @pytest.mark.slow
@@ -131,7 +136,7 @@ def test_an_interrupted_run_overwrites_no_snapshot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--patience=3"], "--patience=3 needs measurements; give --metrics, too"),
+        (["--patience=3"], "--patience=3 needs measurements; give --metrics, too, or --patience=none"),
         (["--keep-every=100"], "--keep-every=100 does nothing without --keep-last"),
         (["--metrics=fid10q"], "--metrics=fid10q is unknown"),
         (["--keep-last=0"], "--keep-last=0: expected at least 1"),

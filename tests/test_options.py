@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 import pytest
-from conftest import invoke
+from conftest import Refused, invoke
 
 import train
 from stylegan2_icgan.options import InstanceOptions, check_system, resolve, restore
@@ -133,6 +133,22 @@ def test_resume_changes_only_what_keeps_the_run_the_same() -> None:
     assert same.sources["batch"] == "cfg tiny"
     with pytest.raises(UserError, match=r"--gamma=3.0 given with --resume, but the run was started with 0\.1"):
         restore(stored, {"gamma": 3.0}, "here")
+
+
+def test_what_may_change_is_taken_back_with_none() -> None:
+    stored = resolve("tiny", given(["--minutes=3", "--metrics=fid10k", "--patience=2", "--keep-last=1"]), 16).json()
+    loop = restore(stored, given(["--minutes=none", "--metrics=none", "--patience=none"]), "here").loop
+    assert (loop.minutes, loop.metrics, loop.patience, loop.keep_last) == (None, None, None, 1)
+    with pytest.raises(UserError, match=r"--patience=2 needs measurements; give --metrics, too, or --patience=none"):
+        restore(stored, given(["--metrics=none"]), "here")
+    assert resolve("tiny", given(["--workers=none", "--cond=none"]), 16).data == DataOptions()
+
+
+@pytest.mark.parametrize(
+    "flag", ["--patience=non", "--patience=None", "--subset=none", "--kimg=none", "--batch-gpu=few"]
+)
+def test_none_is_a_number_only_where_there_need_not_be_any(flag: str, refused: Refused) -> None:
+    assert flag.partition("=")[2] in refused(train.main, flag)
 
 
 @pytest.mark.parametrize(

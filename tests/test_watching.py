@@ -194,7 +194,7 @@ def test_a_service_that_cannot_be_had_ends_no_run(
 
     # Without the package the run goes on when it is told to do without.
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert invoke(train.main, f"--resume={run}", "--kimg=0.064", "--wandb=").exit_code == 0
+    assert invoke(train.main, f"--resume={run}", "--kimg=0.064", "--wandb=none").exit_code == 0
 
 
 def test_a_new_run_in_the_place_of_a_deleted_one_is_another_one(

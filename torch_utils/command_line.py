@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+NONE = "none"  # takes a value back
 LARGEST, MOST = 1 << 32, 10_000_000  # what seeds NumPy's generators; a range that fits the memory
 
 
@@ -164,10 +165,22 @@ class Ranges(click.ParamType):  # type: ignore[type-arg]  # generic in newer cli
             self.fail(str(error), param, ctx)
 
 
+class OrNone(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """Option type of a value that can be taken back: the word none stays a word, all else is of the type `kind`."""
+
+    def __init__(self, kind: type) -> None:
+        self._kind = click.types.convert_type(kind)
+        self.name = self._kind.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == NONE else self._kind.convert(value, param, ctx)
+
+
 def dataclass_options(*classes: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A flag for every field of the dataclasses, `channel_base` -> `--channel-base`; a flag not given is None.
 
     The field's metadata says the rest: `help`, `choices`, `aliases`, `unit`. A bool becomes `--mirror/--no-mirror`.
+    What is `resumable` and has no default takes the word none, too.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,11 +202,12 @@ def _flag(field: dataclasses.Field[Any], annotation: Any) -> Callable[[Callable[
     if kind is bool:
         return click.option(f"--{name}/--no-{name}", field.name, default=None, help=text)
     choices = field.metadata["choices"]
+    plain = OrNone(kind) if field.default is None and field.metadata["resumable"] else kind
     return click.option(
         f"--{name}",
         field.name,
         default=None,
         help=text,
-        type=NearestChoice(choices, field.metadata["aliases"]) if choices else kind,
+        type=NearestChoice(choices, field.metadata["aliases"]) if choices else plain,
         metavar=None if choices else field.metadata["unit"] or kind.__name__.upper(),
     )

@@ -23,14 +23,15 @@ class Best:
     since: int
 
 
-def best_of(run: Path, wanted: str) -> Best | None:
+def best_of(run: Path, wanted: str | None) -> Best | None:
     """The best snapshot by a result in the run's `metric-*.jsonl`; of equal ones the first. None: nothing measured.
 
     Args:
-        wanted: a result ('pr10k3_recall'), or a metric, of which the first result counts.
+        wanted: a result ('pr10k3_recall'), or a metric, of which the first result counts; None: whatever was measured.
     """
     curves = read_curves(run)
-    metric = next((name for name in sorted(curves) if name == wanted or name.startswith(f"{wanted}_")), None)
+    fits = (name for name in sorted(curves) if wanted is None or name == wanted or name.startswith(f"{wanted}_"))
+    metric = next(fits, None)
     if metric is None:
         return None
     curve = sorted(curves[metric].items())

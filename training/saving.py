@@ -95,8 +95,10 @@ class Saver:
         return self.run / snapshot_name(cur_nimg, self.loop.batch)
 
     def _best(self) -> Best | None:
-        wanted = self.loop.keep_best or (self.loop.metrics or "").split(",")[0].strip()
-        return best_of(self.run, wanted) if wanted else None
+        measured = (
+            self.loop.metrics.split(",")[0].strip() if self.loop.metrics else None
+        )  # None: on --resume not any more
+        return best_of(self.run, self.loop.keep_best or measured)
 
     def _note(self, path: Path, results: Mapping[str, float], progress: Progress) -> str | None:
         progress.say(", ".join(f"{name} {value:.5g}" for name, value in results.items()) + f" ({path.name})")
