@@ -1,19 +1,25 @@
 """Gradients that are not finite: no step is taken, they are counted, and too many in a row end the run."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_RUN, Refused, invoke
+from conftest import TINY_BIGGAN, TINY_RUN, Refused, invoke
 
 import train
 from torch_utils import training_stats
 from torch_utils.command_line import UserError
-from training import loss
+from training import loss, training_loop
 from training.checkpoint import check_finite
 from training.guard import Guard
+from training.rounds import Rounds
+from training.step import Step
+from training.system import System
+
+TINY_LOOP = ["--batch=8", "--tick=0.032", "--device=cpu"]
 
 
 def step(guard: Guard, network: torch.nn.Linear, optimizer: torch.optim.Optimizer, value: float) -> None:
@@ -75,6 +81,42 @@ def test_a_run_that_diverges_stops_and_its_last_state_is_good(
     lines: list[dict[str, Any]] = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert sum(line["Gradients/bad_steps"]["mean"] > 0 for line in lines) == 1
     assert lines[-1]["Gradients/bad_steps"]["mean"] == 0
+
+
+@pytest.mark.parametrize("model", [TINY_RUN, [*TINY_BIGGAN, *TINY_LOOP]], ids=["stylegan2", "biggan"])
+def test_one_bad_batch_leaves_nothing_behind(
+    patterns_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: list[str]
+) -> None:
+    of = Rounds.of
+
+    def once(self: Rounds, *given: Any) -> list[Step]:
+        z = torch.inf if given[-1] == 80 else 0.0
+        return [dataclasses.replace(step, z=step.z + z) for step in of(self, *given)]
+
+    monkeypatch.setattr(Rounds, "of", once)
+    monkeypatch.setattr(training_loop, "STATE_EVERY_SEC", 0.0)
+    flags = [*model, f"--data={patterns_zip}", "--kimg=0.16", "--snap=100", f"--outdir={tmp_path / 'runs'}"]
+    result = invoke(train.main, *flags)
+    assert result.exit_code == 0, result.output
+    (run,) = (tmp_path / "runs").iterdir()
+    for state in run.glob("training-state-*.pt"):
+        members = torch.load(state, weights_only=True)["members"]
+        check_finite({name: members[name] for name in ("G", "D", "G_ema")})
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert sum(line["Gradients/bad_steps"]["mean"] > 0 for line in lines) == 1
+
+
+def test_no_state_is_saved_of_weights_that_are_not_finite(
+    patterns_zip: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: System) -> None:
+        self.networks["G"].mapping.w_avg.fill_(torch.nan)  # type: ignore[operator, union-attr]
+
+    monkeypatch.setattr(System, "merge_buffers", spoil)
+    monkeypatch.setattr(training_loop, "STATE_EVERY_SEC", 0.0)
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--kimg=0.16", "--snap=100", f"--outdir={tmp_path / 'runs'}"]
+    assert "G.mapping.w_avg is not finite: nothing more is saved" in refused(train.main, *flags)
+    assert not list(tmp_path.glob("runs/*/training-state-*.pt"))
 
 
 def test_weights_that_are_not_finite_are_not_saved() -> None:

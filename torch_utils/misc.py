@@ -55,6 +55,11 @@ def free_memory(device: torch.device) -> int:
         return free
 
 
+def follow(mean: torch.Tensor, moved: torch.Tensor) -> None:
+    """Let a running mean be what it has moved to, but for elements that are not finite: one bad batch would stay."""
+    mean.copy_(torch.where(moved.isfinite(), moved, mean))
+
+
 def module_table(name: str, network: torch.nn.Module) -> list[str]:
     """Lines for a person: the children of a network down to two levels, with their parameters and buffers."""
     lines = [f"{name:<28}{'parameters':>12}{'buffers':>10}"]

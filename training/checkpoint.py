@@ -63,8 +63,8 @@ def check_finite(networks: Mapping[str, dict[str, Any]]) -> None:
         for key, value in state.items():
             if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
                 raise UserError(
-                    f"{name}.{key} is not finite: nothing more is saved. Continue from the last state with --resume, "
-                    "or start again with --fp32 or smaller learning rates"
+                    f"{name}.{key} is not finite: nothing more is saved. Go on from the last state with --resume, if "
+                    "there is one, or start again with --fp32 or smaller learning rates"
                 )
 
 

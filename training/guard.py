@@ -68,6 +68,6 @@ class Guard:
                 first = trouble.names[int(trouble.first)]
                 raise UserError(
                     f"gradients of {name} were not finite in {rows} steps in a row, {first} first; nothing of it is "
-                    "saved. Continue from the last state with --resume, or start again with --fp32, smaller learning "
-                    "rates or other data"
+                    "saved. Go on from the last state with --resume, if there is one, or start again with --fp32, "
+                    "smaller learning rates or other data"
                 )

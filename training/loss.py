@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from torch_utils import training_stats
 from torch_utils.distributed import average
+from torch_utils.misc import follow
 from training.condition import Condition
 from training.networks.spectral_norm import Embedding, SNEmbedding
 from training.step import Step
@@ -141,7 +142,7 @@ class PathLength:
         mean = torch.stack(self._of_rounds).mean()
         self._of_rounds.clear()
         average([mean])
-        self.mean.copy_(torch.where(mean.isfinite(), self.mean.lerp(mean, self.decay), self.mean))
+        follow(self.mean, self.mean.lerp(mean, self.decay))
         training_stats.report("Loss/pl_mean", self.mean)
 
     def state_dict(self) -> dict[str, Any]:

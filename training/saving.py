@@ -58,8 +58,9 @@ class Saver:
         barrier()
 
     def state(self, members: Mapping[str, Stateful], at: dict[str, Any]) -> None:
-        """Write a training state."""
+        """Write a training state, of weights that are finite."""
         if rank() == 0:
+            check_finite({name: members[name].state_dict() for name in (*self.system.networks, "G_ema")})
             save_state(self.run / f"training-state-{at['cur_nimg'] // 1000:06d}.pt", members, at)
         barrier()
 

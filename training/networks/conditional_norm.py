@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.distributed import world_size
+from torch_utils.misc import follow
 from training.condition import Condition
 
 BATCH_NORM_MODES = ("running", "standing", "batch")
@@ -24,7 +25,8 @@ class Normaliser(torch.nn.Module):
 
     In training mode by the statistics of the batch, which the running ones `stored_mean` and `stored_var` follow; with
     `across`, of the batches of all processes together, so that their number changes nothing. In eval mode by the stored
-    ones, unless `batch_norm_mode` says otherwise, and never across processes.
+    ones, unless `batch_norm_mode` says otherwise, and never across processes. Statistics that are not finite are not
+    followed.
     """
 
     stored_mean: Tensor
@@ -52,7 +54,11 @@ class Normaliser(torch.nn.Module):
         return F.batch_norm(x, self.stored_mean, self.stored_var, training=False, eps=self.eps)
 
     def _follow(self, x: Tensor, momentum: float) -> Tensor:
-        return F.batch_norm(x, self.stored_mean, self.stored_var, training=True, momentum=momentum, eps=self.eps)
+        mean, var = self.stored_mean.clone(), self.stored_var.clone()
+        normalised = F.batch_norm(x, mean, var, training=True, momentum=momentum, eps=self.eps)
+        follow(self.stored_mean, mean)
+        follow(self.stored_var, var)
+        return normalised
 
     def _follow_across(self, x: Tensor) -> Tensor:
         """As `_follow`, over the batches of all processes. The sums are differentiable, also through the others'."""
@@ -63,8 +69,9 @@ class Normaliser(torch.nn.Module):
         centred = values - mean.view(shape)
         var = total(centred.square().sum(dim=[0, 2, 3])) / count  # after the mean: a difference of squares loses digits
         with torch.no_grad():
-            self.stored_mean.lerp_(mean, self.momentum)
-            self.stored_var.lerp_(var * (count / (count - 1)), self.momentum)  # unbiased, as PyTorch's own
+            follow(self.stored_mean, self.stored_mean.lerp(mean, self.momentum))
+            unbiased = var * (count / (count - 1))  # as PyTorch's own
+            follow(self.stored_var, self.stored_var.lerp(unbiased, self.momentum))
         return (centred * (var + self.eps).rsqrt().view(shape)).to(x.dtype)
 
 

@@ -9,6 +9,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from torch_utils.misc import follow
 from training.networks.inputs import check_input
 from training.networks.layers import (
     FullyConnectedLayer,
@@ -111,7 +112,7 @@ class MappingNetwork(torch.nn.Module):
             return x
 
         if update_w_avg:
-            self.w_avg.copy_(x.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
+            follow(self.w_avg, x.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
         ws = x.unsqueeze(1).repeat(1, self.num_ws, 1)  # [N, num_ws, w_dim]
         if truncation_psi != 1:
             # w' = w_avg + psi * (w - w_avg) (StyleGAN, appendix B)
