@@ -66,14 +66,15 @@ def conditioned(family: str) -> dict[str, Row]:
     return {cond: Row(family, (f"--cond={cond}", *flags)) for cond, flags in conditions.items()}
 
 
+def _mirrored(cond: str) -> tuple[str, ...]:
+    return ("--mirror-instances",) if "instance" in cond else ()
+
+
 CONDITIONING = conditioned("stylegan2")
 GROUPS: dict[str, dict[str, Row]] = {
     "conditioning": CONDITIONING,
-    "flips": {
-        "none, flips": CONDITIONING["none"].plus("--mirror"),
-        "instance, flips": CONDITIONING["instance"].plus("--mirror", "--mirror-instances"),
-    },
-    "ada": {f"{cond}, ada": CONDITIONING[cond].plus("--aug=ada", "--ada-kimg=20") for cond in ("none", "instance")},
+    "flips": {f"{cond}, flips": row.plus("--mirror", *_mirrored(cond)) for cond, row in CONDITIONING.items()},
+    "ada": {f"{cond}, ada": row.plus("--aug=ada", "--ada-kimg=20") for cond, row in CONDITIONING.items()},
     "neighbours": {f"instance, k = {k}": CONDITIONING["instance"].plus(f"--k={k}") for k in (5, 20, 50)},
     "biggan": {f"biggan, {cond}": row for cond, row in conditioned("biggan").items()},
     "family": {
