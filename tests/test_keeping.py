@@ -10,6 +10,7 @@ from conftest import TINY_RUN, Refused, invoke
 import train
 from training.keeping import best_of, tidy
 from training.run_folder import snapshot_name, snapshots_in
+from training.ticks import Ticks
 
 
 def measured(run: Path, metric: str, values: dict[float, float]) -> None:
@@ -115,6 +116,11 @@ def test_a_measurement_that_a_killed_process_owed_is_made_first(
     assert seen == [f"network-snapshot-{number:06d}.pt" for number in (2, 3, 3, 4)]
     assert invoke(train.main, "--resume=latest", outdir).exit_code == 0
     assert len(seen) == 4
+
+
+def test_ticks_are_counted_and_what_lies_between_two_is_a_part() -> None:
+    ticks = Ticks(nimg=100, snap=2, batch=8)
+    assert [ticks.place(cur_nimg) for cur_nimg in (96, 104, 200, 208, 304)] == [0.96, 1, 2, 2.08, 3]
 
 
 def test_an_interrupted_run_overwrites_no_snapshot(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
 import train
 from torch_utils.command_line import UserError
 from training.checkpoint import load_snapshot
+from training.progress import Progress
 from training.run_folder import new_run_folder
 
 ROOT = Path(__file__).parents[1]
@@ -191,7 +192,7 @@ def ticks(run: Path) -> list[float]:
 
 def assert_same_statistics(one: Path, other: Path) -> None:
     """Every figure but the clock's and the memory's, and but those of snapshots, which may be at other ticks."""
-    of_snapshots = ("Progress/variety",)
+    of_snapshots = ("Progress/variety", "Progress/heed")
     for a, b in zip((one / "stats.jsonl").open(), (other / "stats.jsonl").open(), strict=True):
         first, second = (
             {
@@ -343,6 +344,24 @@ def test_a_longer_run_is_a_continued_one(uninterrupted: tuple[Path, Path], tmp_p
     assert invoke(train.main, "--resume=latest", f"--outdir={again}", "--kimg=0.6").exit_code == 0
     assert_equal_states(only_run(again) / "training-state-000000.pt", whole / "training-state-000000.pt")
     assert ticks(only_run(again)) == ticks(whole)
+
+
+def test_a_run_that_ended_between_two_ticks_repeats_none_when_it_goes_on(patterns_zip: Path, tmp_path: Path) -> None:
+    outdir = f"--outdir={tmp_path / 'runs'}"
+    assert invoke(train.main, *TINY_RUN, f"--data={patterns_zip}", outdir, "--kimg=0.08").exit_code == 0
+    assert invoke(train.main, "--resume=latest", outdir, "--kimg=0.12").exit_code == 0
+    lines = (only_run(tmp_path / "runs") / "stats.jsonl").read_text().splitlines()
+    assert [json.loads(line)["Progress/tick"]["mean"] for line in lines] == [1, 2, 2.5, 3, 3.75]
+
+
+def test_a_line_whose_mean_was_rounded_stays(tmp_path: Path) -> None:
+    """Of three processes that all say 0.048."""
+    file = tmp_path / "stats.jsonl"
+    lines = [json.dumps({"Progress/kimg": {"mean": kimg}}) + "\n" for kimg in (0.024, (0.048 * 3) / 3, 0.056)]
+    assert json.loads(lines[1])["Progress/kimg"]["mean"] > 0.048
+    file.write_text("".join(lines))
+    Progress(tmp_path, 1.0, 48)
+    assert file.read_text() == "".join(lines[:2])
 
 
 def test_rounds_change_nothing_but_rounding(patterns_zip: Path, tmp_path: Path) -> None:

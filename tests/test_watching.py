@@ -16,28 +16,61 @@ from conftest import TINY_RUN, Refused, invoke
 import plot_run
 import train
 from torch_utils.curves import draw_panels, ticks
+from training import advice
 from training.advice import AGAIN_AFTER, Advice
-from training.preview import variety
+from training.preview import heed, variety
 from training.writers import IDENTITY, TensorBoard, WeightsAndBiases
 
 
 def test_advice_is_given_when_it_is_due_and_not_at_every_tick() -> None:
-    advice = Advice()
+    given = Advice()
     fine = {"Loss/signs/real": {"mean": 0.6}, "Loss/signs/fake": {"mean": -0.6}, "Progress/variety": {"mean": 0.9}}
-    assert advice.lines(fine) == []
+    assert given.lines(fine) == []
     wins = {"Loss/signs/real": {"mean": 1.0}, "Loss/signs/fake": {"mean": -0.99}}
-    (line,) = advice.lines(wins)
+    (line,) = given.lines(wins)
     assert "discriminator tells real from fake" in line
-    assert [advice.lines(wins) for _ in range(AGAIN_AFTER - 1)] == [[]] * (AGAIN_AFTER - 1)
-    assert advice.lines(wins) == [line]
-    both = advice.lines({"Progress/variety": {"mean": 0.1}, "Progress/augment": {"mean": 1.0}})
-    assert ["limit" in both[0], "collapsed" in both[1]] == [True, True]
+    assert [given.lines(wins) for _ in range(AGAIN_AFTER - 1)] == [[]] * (AGAIN_AFTER - 1)
+    assert given.lines(wins) == [line]
+    overfits = {"Progress/augment": {"mean": 1.0}, "Loss/signs/real": {"mean": 0.7}}
+    all_three = given.lines(overfits | {"Progress/variety": {"mean": 0.1}, "Progress/heed": {"mean": 0.9}})
+    assert ["limit" in all_three[0], "collapsed" in all_three[1], "heed" in all_three[2]] == [True, True, True]
+    assert Advice().lines({"Progress/augment": {"mean": 1.0}, "Loss/signs/real": {"mean": 0.1}}) == []
 
 
 def test_variety_is_none_of_equal_images_and_that_of_noise() -> None:
     assert variety(torch.full((5, 3, 4, 4), 7, dtype=torch.uint8)) == 0
     noise = torch.randint(0, 256, (2000, 1, 4, 4), dtype=torch.uint8)
     assert variety(noise) == pytest.approx(256 / 12**0.5, rel=0.03)
+
+
+def test_heed_tells_rows_of_one_condition_from_rows_by_chance() -> None:
+    rows = torch.randint(0, 200, (8, 8, 1, 16, 16), dtype=torch.uint8)
+    assert heed(rows) == pytest.approx(1, abs=0.15)
+    condition = torch.randint(0, 56, (8, 1, 1, 16, 16), dtype=torch.uint8)
+    expected = 1 + 8 * (56 / 200) ** 2  # both variances are those of uniform numbers
+    assert heed(rows + condition) == pytest.approx(expected, rel=0.15)
+    assert heed(condition.expand(rows.shape)) > 1000
+
+
+def test_advice_and_its_figures_reach_the_log(
+    patterns_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advice, "HEEDLESS", 1e9)
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--cond=class", "--snap=2", f"--outdir={tmp_path / 'runs'}"]
+    result = invoke(train.main, *flags, "--kimg=0.128")
+    assert result.exit_code == 0, result.output
+    (run,) = (tmp_path / "runs").iterdir()
+    assert "advice: fakes of different conditions are alike" in (run / "log.txt").read_text()
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert [("Progress/heed" in line, "Progress/variety" in line) for line in lines] == [(False,) * 2, (True,) * 2] * 2
+    assert {"img/s", "left"} <= set((run / "log.txt").read_text().split())
+
+
+def test_the_reason_of_an_end_is_in_the_log(patterns_zip: Path, tmp_path: Path, refused: Refused) -> None:
+    flags = [*TINY_RUN, f"--data={patterns_zip}", "--d-lr=1e30", "--max-bad-steps=2", f"--outdir={tmp_path / 'runs'}"]
+    line = refused(train.main, *flags, "--kimg=1")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"Ended by an error: {line.removeprefix('Error: ')}" in (run / "log.txt").read_text()
 
 
 def test_ticks_are_round_and_within() -> None:
@@ -64,6 +97,8 @@ def test_curves_of_a_run_are_drawn(patterns_zip: Path, tmp_path: Path, refused: 
     (run / "metric-fid10k.jsonl").write_text(json.dumps({"kimg": 1.0, "results": {"fid10k": 3.0}}) + "\n")
     with (run / "stats.jsonl").open("a") as file:
         file.write('{"cut short')
+    assert "Progress/variety" in (run / "stats.jsonl").read_text()
+    assert "Progress/heed" not in (run / "stats.jsonl").read_text()  # there is no condition
     assert set(plot_run.curves_of(run)) >= {"loss of G", "augmentation p", "gradient norms", "fid10k"}
     result = invoke(plot_run.main, run)
     assert result.exit_code == 0, result.output

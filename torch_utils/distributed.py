@@ -27,7 +27,16 @@ _patient: torch.distributed.ProcessGroup | None = None  # everyone, with the lon
 
 
 class Departed(UserError):
-    """Another process has left in the midst of the work: nobody can go on. Says which, where that can be told."""
+    """Another process has left in the midst of the work: nobody can go on. Says which, where that can be told.
+
+    Args:
+        message: what a user reads.
+        last: rank of the first of those that are left.
+    """
+
+    def __init__(self, message: str, last: int) -> None:
+        super().__init__(message)
+        self.last = last
 
 
 def rank() -> int:
@@ -105,7 +114,7 @@ def _with_all(talk: Callable[[], Any]) -> None:
     try:
         talk()
     except RuntimeError as error:
-        raise Departed(_roll_call()) from error
+        raise _roll_call() from error
 
 
 # -- Arithmetic -------------------------------------------------------------------------------------------------------
@@ -152,19 +161,20 @@ def highest(number: int) -> int:
     return int(numbers.max())
 
 
-def _roll_call() -> str:
+def _roll_call() -> Departed:
     """Who has left, as far as the others can tell."""
+    count = world_size()
     try:
         store = _get_default_store()
         store.set(f"still here: {rank()}", "yes")
         time.sleep(ROLL_CALL_SEC)
-        missing = [r for r in range(world_size()) if not store.check([f"still here: {r}"])]
+        missing = [r for r in range(count) if not store.check([f"still here: {r}"])]
     except (RuntimeError, ValueError):
-        return "the process that the others meet at (rank 0, or its machine) has left"
+        return Departed("the process that the others meet at (rank 0, or its machine) has left", 1)
     if not missing:
-        return f"one of the {world_size()} processes did not answer in time"
-    ranks = ", ".join(map(str, missing))
-    return f"rank {ranks} of the {world_size()} processes (0 to {world_size() - 1}) has left"
+        return Departed(f"one of the {count} processes did not answer in time", 0)
+    left, ranks = sorted({*range(count)} - {*missing}), ", ".join(map(str, missing))
+    return Departed(f"rank {ranks} of the {count} processes (0 to {count - 1}) has left", left[0])
 
 
 def own_device(device: torch.device) -> torch.device:

@@ -22,6 +22,7 @@ class Preview:
     def __init__(self, source: SampleSource, z_dim: int) -> None:
         condition, self.explaining = source.showcase(ROWS, EXPLAINING)
         self.condition = condition.repeat_interleave(COLUMNS)
+        self._conditions = len({row.numpy().tobytes() for row in torch.cat([condition.c, condition.h], dim=1).cpu()})
         self.z = z_from_seeds(range(ROWS * COLUMNS), z_dim)
         index = permutation(len(source), 0)[np.arange(ROWS * (EXPLAINING + COLUMNS)) % len(source)]
         self.reals = source[Draws(index, hashed(0, index))].image.cpu()
@@ -30,13 +31,28 @@ class Preview:
     def save_reals(self, path: Path) -> None:
         save_png(sheet(self.reals.unflatten(0, (ROWS, -1))), path, self.scale)
 
-    def save_fakes(self, path: Path, generator: torch.nn.Module) -> float:
-        """Draw them; how much they vary, relative to the reals."""
+    def save_fakes(self, path: Path, generator: torch.nn.Module) -> dict[str, float]:
+        """Draw them. How much they vary, relative to the reals; and how much conditions have to do with that."""
         fakes = sample_images(generator, self.z, self.condition)
-        save_png(sheet(fakes.unflatten(0, (ROWS, COLUMNS)), self.explaining), path, self.scale)
-        return variety(fakes) / max(variety(self.reals), 1e-8)
+        rows = fakes.unflatten(0, (ROWS, COLUMNS))
+        save_png(sheet(rows, self.explaining), path, self.scale)
+        figures = {"Progress/variety": variety(fakes) / max(variety(self.reals), 1e-8)}
+        if self._conditions > 1:
+            figures["Progress/heed"] = heed(rows)
+        return figures
 
 
 def variety(images: torch.Tensor) -> float:
     """Standard deviation of a pixel over uint8 images [N, C, H, W], on average."""
     return float(images.float().std(dim=0).mean())
+
+
+def heed(rows: torch.Tensor) -> float:
+    """How far a generator heeds its condition: variance between rows of one condition each, over that within rows.
+
+    Of uint8 images [rows, columns, C, H, W]: the F statistic of an analysis of variance, its two variances means over
+    pixels. About 1 where rows differ as much as by chance.
+    """
+    values = rows.float()
+    between = values.mean(dim=1).var(dim=0).mean() * rows.shape[1]
+    return float(between / values.var(dim=1).mean().clamp(min=1e-8))

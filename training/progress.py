@@ -1,5 +1,6 @@
 """What a run says while it works: a bar on a terminal, plain lines in a pipe, everything in log.txt."""
 
+import contextlib
 import datetime
 import json
 from pathlib import Path
@@ -12,7 +13,8 @@ import rich.progress
 import torch
 
 from torch_utils import training_stats
-from torch_utils.distributed import rank
+from torch_utils.command_line import UserError
+from torch_utils.distributed import Departed, rank
 from torch_utils.files import atomic_write, format_time
 from training.advice import Advice
 from training.image_source import shown
@@ -29,11 +31,11 @@ class Progress:
             are dropped, so that none is there twice after a resume.
         wandb_project: sent to Weights & Biases, too; None or '': not.
 
-    Of several processes only the first one speaks and writes.
+    Of several processes only the first one speaks and writes; when it is gone, another says in the log why a run ended.
     """
 
     def __init__(self, run: Path, total_kimg: float, cur_nimg: int, wandb_project: str | None = None) -> None:
-        self.run, self._silent = run, rank() > 0
+        self.run, self._total_kimg, self._silent = run, total_kimg, rank() > 0
         self._console = rich.console.Console(highlight=False, soft_wrap=True)
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.completed:.1f}/{task.total:g} kimg"),
@@ -61,6 +63,10 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        last = isinstance(error, Departed) and rank() == error.last
+        if isinstance(error, UserError | OSError) and (last or not self._silent):
+            with contextlib.suppress(OSError):  # of a full disk
+                self._log(f"Ended by an error: {error}")
         for writer in self._writers or ():
             writer.close()
 
@@ -69,6 +75,9 @@ class Progress:
         if self._silent:
             return
         self._console.print(line, markup=False)
+        self._log(line)
+
+    def _log(self, line: str) -> None:
         with (self.run / "log.txt").open("a", encoding="utf-8") as log:
             log.write(line + "\n")
 
@@ -94,7 +103,7 @@ class Progress:
             self._writers = writers(self.run, cur_nimg, self._wandb_project, self.say)
         for writer in self._writers:
             writer.tick(stats, cur_nimg)
-        for line in (tick_line(stats), *self._advice.lines(stats)):
+        for line in (tick_line(stats, self._total_kimg), *self._advice.lines(stats)):
             self.say(line)
 
 
@@ -102,7 +111,7 @@ def _drop_later_lines(path: Path, cur_nimg: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _line_kimg(line) <= cur_nimg / 1000]
+    kept = [line for line in lines if _line_kimg(line) * 1000 < cur_nimg + 0.5]  # means of processes are rounded
     if len(kept) < len(lines):
         with atomic_write(path) as file:
             file.write("".join(kept).encode())
@@ -116,15 +125,17 @@ def _line_kimg(line: str) -> float:
         return float("inf")
 
 
-def tick_line(stats: Stats) -> str:
-    """The figures of a tick worth a glance."""
+def tick_line(stats: Stats, total_kimg: float) -> str:
+    """The figures of a tick worth a glance, and how long the rest of the run takes at this pace."""
 
     def mean(name: str) -> float:
         return stats[name]["mean"] if name in stats else float("nan")
 
+    left_sec = (total_kimg - mean("Progress/kimg")) * mean("Timing/sec_per_kimg")
     return (
-        f"tick {mean('Progress/tick'):<5.0f} kimg {mean('Progress/kimg'):<8.1f} "
+        f"tick {mean('Progress/tick'):<5g} kimg {mean('Progress/kimg'):<8.1f} "
         f"time {format_time(mean('Timing/total_sec')):<8} sec/kimg {mean('Timing/sec_per_kimg'):<7.2f} "
+        f"img/s {mean('Timing/images_per_sec'):<7.1f} left {format_time(max(left_sec, 0)):<8} "
         f"memory {mean('Resources/memory_gb'):<5.2f} GB  "
         f"G {mean('Loss/G/loss'):<6.3f} D {mean('Loss/D/real') + mean('Loss/D/fake'):<6.3f} "
         f"D(real) {mean('Loss/scores/real'):+.2f} D(fake) {mean('Loss/scores/fake'):+.2f}"

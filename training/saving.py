@@ -51,10 +51,31 @@ class Saver:
             self._sheets.save_fakes(self.run / "fakes000000.png", self.ema.average)
         barrier()
 
-    def snapshot(self, cur_nimg: int, regular: bool) -> None:
-        """Write the sheet and the snapshot; `regular`: at a tick that has one, not because the run is interrupted."""
+    def sheet(self, cur_nimg: int, report: bool) -> None:
+        """Draw what the average generator makes.
+
+        Args:
+            report: what it says of the generator; not when a run is interrupted, whose statistics would have more.
+        """
         if rank() == 0:
-            self._write(self._path(cur_nimg), cur_nimg, regular)
+            networks = {name: network.state_dict() for name, network in self.system.networks.items()}
+            check_finite(networks | {"G_ema": self.ema.state_dict()})
+            if self._sheets is None:
+                self._sheets = self.system.preview(self._source, self.system.networks["G"].z_dim)
+            number = self._path(cur_nimg).stem.rpartition("-")[2]
+            figures = self._sheets.save_fakes(self.run / f"fakes{number}.png", self.ema.average)
+            for name, value in figures.items() if report else ():
+                training_stats.report(name, value)
+        barrier()
+
+    def snapshot(self, cur_nimg: int) -> None:
+        """Write the snapshot."""
+        if rank() == 0:
+            if self._exemplars is None:
+                self._exemplars = self._source.exemplars(self._num_exemplars)
+            networks = {name: network.state_dict() for name, network in self.system.networks.items()}
+            networks["G_ema"] = self.ema.state_dict()
+            save_snapshot(self._path(cur_nimg), Snapshot(self.recipe, networks, self._exemplars, cur_nimg))
         barrier()
 
     def state(self, members: Mapping[str, Stateful], at: dict[str, Any]) -> None:
@@ -108,16 +129,3 @@ class Saver:
             return None
         progress.say(f"best so far: {best.metric} {best.value:.5g} ({best.snapshot})")
         return "no improvement" if self.loop.patience is not None and best.since >= self.loop.patience else None
-
-    def _write(self, path: Path, cur_nimg: int, regular: bool) -> None:
-        if self._exemplars is None:
-            self._exemplars = self._source.exemplars(self._num_exemplars)
-        if self._sheets is None:
-            self._sheets = self.system.preview(self._source, self.system.networks["G"].z_dim)
-        networks = {name: network.state_dict() for name, network in self.system.networks.items()}
-        networks["G_ema"] = self.ema.state_dict()
-        check_finite(networks)
-        variety = self._sheets.save_fakes(self.run / f"fakes{path.stem.rpartition('-')[2]}.png", self.ema.average)
-        if regular and variety is not None:  # extra ones of interrupted runs would tell them from others
-            training_stats.report("Progress/variety", variety)
-        save_snapshot(path, Snapshot(self.recipe, networks, self._exemplars, cur_nimg))

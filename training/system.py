@@ -30,8 +30,8 @@ class Sheets(Protocol):
     """What a run draws for people."""
 
     def save_reals(self, path: Path) -> None: ...
-    def save_fakes(self, path: Path, generator: torch.nn.Module) -> float | None:
-        """Returns how much fakes vary, relative to real images; None where that says nothing."""
+    def save_fakes(self, path: Path, generator: torch.nn.Module) -> Mapping[str, float]:
+        """Returns figures for the statistics, by their names."""
         ...
 
 

@@ -27,6 +27,10 @@ class Ticks:
         """Ticks that have ended by now."""
         return cur_nimg // self.nimg
 
+    def place(self, cur_nimg: int) -> float:
+        """What the line of a step is numbered with: the ticks that have ended; between two, a part of one, too."""
+        return self.number(cur_nimg) if self.ended(cur_nimg) else cur_nimg / self.nimg
+
     def ended(self, cur_nimg: int) -> bool:
         """Whether the last step ended a tick."""
         return self.number(cur_nimg) > self.number(cur_nimg - self.batch)

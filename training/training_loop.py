@@ -119,26 +119,29 @@ def training_loop(
             check_equal_weights(system.networks)
             now = time.monotonic()
             tick_sec, total_sec = now - tick_start, total_sec + now - tick_start
+            regular = ticks.has_snapshot(cur_nimg)
+            due = regular or end is not None
+            if due:
+                saver.sheet(cur_nimg, regular or end == "done")
 
             # Report the tick. An interrupted tick is not reported: its figures travel in the state.
             if ticked or end == "done":
-                training_stats.report("Progress/tick", ticks.number(cur_nimg))
+                training_stats.report("Progress/tick", ticks.place(cur_nimg))
                 training_stats.report("Progress/kimg", cur_nimg / 1000)
                 augment.report()
                 progress.say_bad_images(source.bad_images())
                 training_stats.report("Timing/sec_per_tick", tick_sec)
                 training_stats.report("Timing/sec_per_kimg", tick_sec / (cur_nimg - tick_start_nimg) * 1000)
+                training_stats.report("Timing/images_per_sec", (cur_nimg - tick_start_nimg) / max(tick_sec, 1e-9))
                 training_stats.report("Timing/total_sec", total_sec)
                 training_stats.report("Resources/memory_gb", memory_gb(device))
                 training_stats.report("Resources/host_memory_gb", host_memory_gb())
                 collector.merge()
                 progress.tick(collector.collect(), cur_nimg)
 
-            # Save: a sheet and a snapshot for people, a state for the next start.
-            regular = ticks.has_snapshot(cur_nimg)
-            due = regular or end is not None
+            # Save: a snapshot for people, a state for the next start.
             if due:
-                saver.snapshot(cur_nimg, regular)
+                saver.snapshot(cur_nimg)
             if highest(due or now - last_state > STATE_EVERY_SEC):
                 collector.merge()
                 augment.merge()

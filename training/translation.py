@@ -41,9 +41,10 @@ class PairPreview:
     def save_reals(self, path: Path) -> None:
         self._save(path, self.a, self.b)
 
-    def save_fakes(self, path: Path, generator: torch.nn.Module) -> None:
+    def save_fakes(self, path: Path, generator: torch.nn.Module) -> dict[str, float]:
         fake_b, fake_a = translate_images(generator, self.a, "AB"), translate_images(generator, self.b, "BA")
         self._save(path, self.a, fake_b, self.b, fake_a)
+        return {}
 
     def _save(self, path: Path, *columns: torch.Tensor) -> None:
         save_png(sheet(torch.stack(columns, dim=1).flatten(0, 1).unflatten(0, (ROWS, -1))), path, self.scale)
