@@ -103,3 +103,26 @@ def test_an_estimate_for_several_processes_is_of_the_share_of_each(
     one, four = (invoke(train.main, *flags, *words).output for words in ([], ["--gpus=4", "--batch-gpu=2"]))
     assert "Estimated from one round: 8.00 GiB; 125.0 s a thousand images" in one
     assert "Estimated from one round: 2.00 GiB; 31.2 s a thousand images" in four
+
+
+def test_who_hangs_between_two_steps_is_waited_for_so_long_and_work_for_longer(tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import sys, time\n"
+        "from datetime import timedelta\n"
+        "from torch_utils import distributed\n"
+        "distributed.SAVED_WITHIN, distributed.ROLL_CALL_SEC = timedelta(seconds=2), 0.5\n"
+        "with distributed.together():\n"
+        "    for brisk in (False, True):\n"
+        "        time.sleep(4 * distributed.rank())\n"
+        "        try:\n"
+        "            distributed.barrier(brisk)\n"
+        "        except distributed.Departed as error:\n"
+        "            print(brisk, error, flush=True)\n"
+        "            raise SystemExit(3)\n"
+    )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    result = subprocess.run([sys.executable, *torchrun], env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode != 0
+    assert result.stdout.splitlines()[0].startswith("True rank 1 of the 2 processes (0 to 1) has left"), result.stdout

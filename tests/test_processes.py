@@ -139,7 +139,7 @@ def test_weights_that_differ_are_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     prints = [agreement.fingerprint(network) for network in networks]
     assert prints[0] != prints[1]
     monkeypatch.setattr(agreement, "world_size", lambda: 2)
-    monkeypatch.setattr(agreement, "gather", lambda mine: [mine, mine | {"D": prints[1]}])
+    monkeypatch.setattr(agreement, "gather", lambda mine, brisk: [mine, mine | {"D": prints[1]}])
     with pytest.raises(UserError, match="weights of D differ between rank 0 and rank 1"):
         agreement.check_equal_weights({"G": networks[0], "D": networks[0]})
 

@@ -20,10 +20,12 @@ from torch.distributed.distributed_c10d import _get_default_store
 from torch_utils.command_line import UserError
 
 MEET_WITHIN = timedelta(minutes=5)  # for all processes to have started, and for one of them in the midst of training
+SAVED_WITHIN = timedelta(minutes=30)  # for what happens between two steps
 LONGEST_WAIT = timedelta(days=7)  # for the slowest piece of work; torchrun ends the others when one process fails
 ROLL_CALL_SEC = 3.0  # for the processes that are left to say so
 Value = TypeVar("Value")
-_patient: torch.distributed.ProcessGroup | None = None  # everyone, with the longer limit
+_brisk: torch.distributed.ProcessGroup | None = None  # everyone, for SAVED_WITHIN
+_patient: torch.distributed.ProcessGroup | None = None  # everyone, with the longest limit
 
 
 class Departed(UserError):
@@ -64,10 +66,10 @@ def launched() -> tuple[int, int]:
 # -- Waiting for each other -------------------------------------------------------------------------------------------
 
 
-def barrier() -> None:
-    """Wait until every process is here."""
+def barrier(brisk: bool = False) -> None:
+    """Wait until every process is here; `brisk`: for SAVED_WITHIN at most."""
     if torch.distributed.is_initialized():
-        _with_all(lambda: torch.distributed.barrier(_patient))
+        _with_all(lambda: torch.distributed.barrier(_brisk if brisk else _patient))
 
 
 def broadcast(value: Value) -> Value:
@@ -97,12 +99,13 @@ def first(work: Callable[[], Value]) -> Value:
     return value  # type: ignore[return-value]
 
 
-def gather(value: Value) -> list[Value]:
-    """What every process has, on all of them, in the order of their ranks."""
+def gather(value: Value, brisk: bool = False) -> list[Value]:
+    """What every process has, on all of them, in the order of their ranks; `brisk`: within SAVED_WITHIN."""
     if not torch.distributed.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
-    _with_all(lambda: torch.distributed.all_gather_object(values, value, group=_patient))
+    group = _brisk if brisk else _patient
+    _with_all(lambda: torch.distributed.all_gather_object(values, value, group=group))
     return values
 
 
@@ -206,7 +209,7 @@ def together() -> Iterator[None]:
     Raises:
         UserError: the others did not come.
     """
-    global _patient
+    global _brisk, _patient
     number, count = launched()
     if count == 1:
         yield
@@ -214,6 +217,7 @@ def together() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and torch.distributed.is_nccl_available() else "gloo"
     try:
         torch.distributed.init_process_group(backend, timeout=MEET_WITHIN)
+        _brisk = torch.distributed.new_group(backend="gloo", timeout=SAVED_WITHIN)
         _patient = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
     except (RuntimeError, ValueError) as error:  # the latter: no MASTER_ADDR
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -226,7 +230,7 @@ def together() -> Iterator[None]:
     yield
     barrier()
     torch.distributed.destroy_process_group()
-    _patient = None
+    _brisk = _patient = None
 
 
 def _leave_with(parent: int) -> None:

@@ -67,7 +67,7 @@ class Collector:
         """Move what all processes have to the first one; all of them call this."""
         if world_size() == 1:
             return
-        names = sorted(set().union(*gather(list(_moments))))
+        names = sorted(set().union(*gather(list(_moments), brisk=True)))
         if not names:
             return
         sizes = [_size(name) for name in names]

@@ -26,7 +26,7 @@ def check_equal_weights(networks: Mapping[str, torch.nn.Module]) -> None:
     """
     if world_size() == 1:
         return
-    everyone = gather({name: fingerprint(network) for name, network in networks.items()})
+    everyone = gather({name: fingerprint(network) for name, network in networks.items()}, brisk=True)
     for name in networks:
         others = [rank for rank, prints in enumerate(everyone) if prints[name] != everyone[0][name]]
         if others:

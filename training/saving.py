@@ -49,7 +49,7 @@ class Saver:
             self._sheets = self.system.preview(self._source, self.system.networks["G"].z_dim)
             self._sheets.save_reals(self.run / "reals.png")
             self._sheets.save_fakes(self.run / "fakes000000.png", self.ema.average)
-        barrier()
+        barrier(brisk=True)
 
     def sheet(self, cur_nimg: int, report: bool) -> None:
         """Draw what the average generator makes.
@@ -66,7 +66,7 @@ class Saver:
             figures = self._sheets.save_fakes(self.run / f"fakes{number}.png", self.ema.average)
             for name, value in figures.items() if report else ():
                 training_stats.report(name, value)
-        barrier()
+        barrier(brisk=True)
 
     def snapshot(self, cur_nimg: int) -> None:
         """Write the snapshot."""
@@ -76,14 +76,14 @@ class Saver:
             networks = {name: network.state_dict() for name, network in self.system.networks.items()}
             networks["G_ema"] = self.ema.state_dict()
             save_snapshot(self._path(cur_nimg), Snapshot(self.recipe, networks, self._exemplars, cur_nimg))
-        barrier()
+        barrier(brisk=True)
 
     def state(self, members: Mapping[str, Stateful], at: dict[str, Any]) -> None:
         """Write a training state, of weights that are finite."""
         if rank() == 0:
             check_finite({name: members[name].state_dict() for name in (*self.system.networks, "G_ema")})
             save_state(self.run / f"training-state-{at['cur_nimg'] // 1000:06d}.pt", members, at)
-        barrier()
+        barrier(brisk=True)
 
     def measure(self, number: int, cur_nimg: int, progress: Progress) -> str | None:
         """Measure the newest snapshot when that is due, the first one never. A metric that fails ends nothing.
