@@ -5,6 +5,7 @@
     python train.py --resume=latest
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from torch_utils.launch import relaunch
 from torch_utils.misc import keep_large_buffers, module_table, pick_device
 from torch_utils.precision import LOW_DTYPES, is_fast, set_math
 from training.augment import Augmentation, AugmentOptions
+from training.bad_images import remembered
 from training.checkpoint import Recipe, Snapshot, load_snapshot, read_state
 from training.config import DataOptions, LoopOptions, check_bounds
 from training.dataset import ImageFolderDataset
@@ -36,6 +38,7 @@ from training.graphs import check_graphs, record
 from training.mixed_precision import Precision
 from training.run_folder import (
     OPTIONS_FILE,
+    alone,
     check_writable,
     find_run,
     new_run_folder,
@@ -94,7 +97,7 @@ def main(
     if to_start > 1 and not dry_run:
         return relaunch(Path(__file__), to_start)
 
-    with together():
+    with together(), contextlib.ExitStack() as held:
         device = own_device(device)
         set_math(options.loop.tf32, options.loop.cudnn_benchmark)
         custom_ops.set_mode(options.loop.ops)
@@ -123,13 +126,14 @@ def main(
             record(system)
         state = None
         measure = make_measure(options, recipe, system, dataset, device)
-        dataset.tolerate(options.data.bad_images)
         if resume is None:
+            dataset.tolerate(options.data.bad_images)
             name = f"{source.name}-{options.data.cond}-{options.cfg}-batch{options.loop.batch}"
             run = first(lambda: new_run_folder(outdir, name))
         else:
             state = read_state(newest)
-            first(lambda: remove_leftovers(run))
+        first(lambda: held.enter_context(alone(run)))
+        first(lambda: remove_leftovers(run))
         try:
             end = training_loop(
                 run=run,
@@ -189,7 +193,9 @@ def options_of_run(
         raise UserError(f"--cfg={cfg} given with --resume; a run continues with its own options, leave --cfg out")
     stored = read_options(run)
     options = restore(stored, flags, str(run / OPTIONS_FILE), processes)
-    dataset = open_dataset(options.data.data, options.data.cond, options.data.subset, options.loop.seed)
+    data = options.data
+    dataset = open_dataset(data.data, data.cond, data.subset, options.loop.seed, remembered(run))
+    dataset.tolerate(data.bad_images)
     expected = stored.get("dataset", {})
     if dataset.fingerprint() != expected.get("fingerprint"):
         raise UserError(

@@ -96,7 +96,7 @@ class InstanceDataset(SampleSource):
         """One of the k nearest neighbours of each, int64 [N]."""
         return np.asarray(np.asarray(self.store.neighbours)[i, integers(self.k, seed, _NEIGHBOUR)], dtype=np.int64)
 
-    def bad_images(self) -> list[str]:
+    def bad_images(self) -> dict[str, int]:
         return self.dataset.bad_images()
 
     def showcase(self, rows: int, columns: int) -> tuple[Condition, torch.Tensor]:

@@ -1,6 +1,6 @@
 """From options to the data a run draws from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -18,11 +18,17 @@ from training.pairs import PairedSource, align, open_partner
 CACHE_SHARE = 0.25  # of the memory that is free: decoded images up to this much are kept there with --cache=auto
 
 
-def open_dataset(data: str, cond: str, subset: int | None, seed: int) -> ImageFolderDataset:
-    """The images `--data` names, with labels when `--cond` asks for them."""
+def open_dataset(
+    data: str, cond: str, subset: int | None, seed: int, lost: Mapping[str, int] | None = None
+) -> ImageFolderDataset:
+    """The images `--data` names, with labels when `--cond` asks for them.
+
+    Args:
+        lost: name -> CRC-32 of images that turned bad before.
+    """
     if not data:
         raise UserError("--data is missing; expected a zip or folder of images, for example --data=datasets/digits.zip")
-    return ImageFolderDataset(data, use_labels="class" in cond, max_images=subset, subset_seed=seed)
+    return ImageFolderDataset(data, use_labels="class" in cond, max_images=subset, subset_seed=seed, lost=lost)
 
 
 def make_source(

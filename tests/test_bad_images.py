@@ -1,6 +1,7 @@
 """Images that turn bad in the midst of a run: named, replaced, counted, and too many end it."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from conftest import TINY_RUN, Refused, invoke, pattern_images
 
 import train
 from torch_utils.command_line import UserError
+from training import bad_images
+from training.bad_images import FILE, BadImages, remembered
 from training.dataset import ImageFolderDataset
 
 
@@ -27,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_next_good_image_stands_in_up_to_a_limit(folder: Path) -> None:
     dataset = ImageFolderDataset(folder)
     expected = dataset.decode_images(range(12))
+    dataset.fingerprint()  # as train.py asks for it, while they are all there
     for name in ("03.png", "04.png"):
         (folder / name).unlink()
     (folder / "11.png").write_bytes(b"no image")
@@ -35,7 +39,7 @@ def test_the_next_good_image_stands_in_up_to_a_limit(folder: Path) -> None:
     dataset.tolerate(3)
     got = dataset.decode_images([2, 3, 4, 11, 3])
     assert np.array_equal(got, expected[[2, 5, 5, 0, 5]])
-    assert dataset.bad_images() == ["03.png", "04.png", "11.png"]
+    assert list(dataset.bad_images()) == ["03.png", "04.png", "11.png"]
     (folder / "07.png").unlink()
     with pytest.raises(UserError, match=r"07\.png.*more than --bad-images=3 are bad by now"):
         dataset.decode_images([7])
@@ -69,6 +73,68 @@ def test_a_run_goes_on_names_and_counts_them(
     (run,) = (tmp_path / "runs").iterdir()
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert lines[-1]["Data/bad_images"]["mean"] == 2
+
+
+def damage(data: Path, names: list[str]) -> None:
+    """Spoil files of a zip where they lie, or remove them from a folder."""
+    if data.is_dir():
+        for name in names:
+            (data / name).unlink()
+        return
+    content = bytearray(data.read_bytes())
+    for name in names:
+        place = content.index(name.encode()) + len(name) + 60  # behind its local header
+        content[place] ^= 0xFF
+    data.write_bytes(content)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_a_run_that_has_lost_images_can_be_continued(
+    folder: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    data, lost = folder, ["00.png", "03.png", "07.png"]
+    if packed:
+        data = tmp_path / "data.zip"
+        with zipfile.ZipFile(data, "w") as archive:
+            for file in sorted(folder.iterdir()):
+                archive.write(file, file.name)
+    fingerprint, tolerate = ImageFolderDataset(data).fingerprint(), ImageFolderDataset.tolerate
+
+    def begin(self: ImageFolderDataset, limit: int) -> None:
+        tolerate(self, limit)
+        damage(data, lost)
+
+    outdir, cond = f"--outdir={tmp_path / 'runs'}", ["--cond=instance", "--k=3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFolderDataset, "tolerate", begin)
+        flags = [*TINY_RUN, f"--data={data}", "--cache=none", outdir, *cond]
+        assert invoke(train.main, *flags, "--kimg=0.096").exit_code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert sorted(remembered(run)) == lost
+    for kimg, cache in ((0.128, "none"), (0.16, "ram")):
+        result = invoke(train.main, f"--resume={run}", outdir, f"--kimg={kimg}", f"--cache={cache}")
+        assert result.exit_code == 0, result.output
+    assert ImageFolderDataset(data, lost=remembered(run)).fingerprint() == fingerprint
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert [line["Data/bad_images"]["mean"] for line in lines][2:] == [3, 3, 3]
+    assert "more than --bad-images=2" in refused(train.main, f"--resume={run}", outdir, "--kimg=0.2", "--bad-images=2")
+    if not packed:
+        (folder / "05.png").unlink()  # of which the run knows nothing
+        assert "is not what" in refused(train.main, f"--resume={run}", outdir, "--kimg=0.2")
+        return
+    (run / FILE).write_text("[")
+    assert f"{FILE} can't be read" in refused(train.main, f"--resume={run}", outdir, "--kimg=0.2")
+
+
+def test_every_process_knows_what_the_others_could_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = BadImages(10, limit=3, before=[2])
+    bad.note(4, UserError("x"))
+    monkeypatch.setattr(bad_images, "gather", lambda mine, brisk: [mine, [2, 7]])
+    bad.merge()
+    assert bad.list() == [2, 4, 7]
+    monkeypatch.setattr(bad_images, "gather", lambda mine, brisk: [mine, [9]])
+    with pytest.raises(UserError, match=r"4 images can't be read any more, of all processes: more than --bad-images=3"):
+        bad.merge()
 
 
 def test_too_many_end_it_with_their_name(

@@ -20,6 +20,7 @@ from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
 
 import train
 from torch_utils.command_line import UserError
+from training import run_folder
 from training.checkpoint import load_snapshot
 from training.progress import Progress
 from training.run_folder import new_run_folder
@@ -352,6 +353,22 @@ def test_a_run_that_ended_between_two_ticks_repeats_none_when_it_goes_on(pattern
     assert invoke(train.main, "--resume=latest", outdir, "--kimg=0.12").exit_code == 0
     lines = (only_run(tmp_path / "runs") / "stats.jsonl").read_text().splitlines()
     assert [json.loads(line)["Progress/tick"]["mean"] for line in lines] == [1, 2, 2.5, 3, 3.75]
+
+
+def test_two_processes_do_not_train_one_run(
+    patterns_zip: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "LEAVING_SEC", 0.1)
+    outdir = f"--outdir={tmp_path / 'runs'}"
+    assert invoke(train.main, *TINY_RUN, f"--data={patterns_zip}", outdir, "--kimg=0.032").exit_code == 0
+    run = only_run(tmp_path / "runs")
+    before = (run / "stats.jsonl").read_text()
+    with run_folder.alone(run):
+        line = refused(train.main, "--resume=latest", outdir, "--kimg=0.064")
+    assert f"{run}: another process is training this run; stop that one first" in line
+    assert (run / "stats.jsonl").read_text() == before
+    assert invoke(train.main, "--resume=latest", outdir, "--kimg=0.064").exit_code == 0
+    assert not (run / ".lock").exists()
 
 
 def test_a_line_whose_mean_was_rounded_stays(tmp_path: Path) -> None:

@@ -72,9 +72,12 @@ class SampleSource(Protocol):
         """What the real images of a batch are conditioned on; asked in the process that trains, after `refresh`."""
         return Condition(sample.c, sample.h)
 
-    def bad_images(self) -> list[str]:
-        """Names of images that turned out to be unreadable in the midst of the run; others stood in for them."""
-        return []
+    def bad_images(self) -> dict[str, int]:
+        """Images that turned out to be unreadable in the midst of the run, others stand in for them: name -> CRC-32.
+
+        Every process calls this, at the same step.
+        """
+        return {}
 
     def stateful(self) -> dict[str, Any]:
         """Whatever has a memory, by name, with `state_dict` and `load_state_dict`."""
@@ -92,6 +95,7 @@ class ImageFolderDataset:
         use_labels: one-hot labels from `dataset.json`; False gives c_dim 0.
         max_images: use a random subset of this many images (None: all).
         subset_seed: which subset.
+        lost: name -> CRC-32 of images that belong to the data set although they may not be there any more, or damaged.
 
     Raises:
         UserError: missing, empty, not a zip, images that differ in shape, a resolution that is not a power of two,
@@ -99,10 +103,15 @@ class ImageFolderDataset:
     """
 
     def __init__(
-        self, path: str | Path, use_labels: bool = False, max_images: int | None = None, subset_seed: int = 0
+        self,
+        path: str | Path,
+        use_labels: bool = False,
+        max_images: int | None = None,
+        subset_seed: int = 0,
+        lost: Mapping[str, int] | None = None,
     ) -> None:
-        self.path = Path(path)
-        self._members = _list_members(self.path)
+        self.path, self._lost = Path(path), dict(lost or {})
+        self._members = dict.fromkeys(self._lost) | _list_members(self.path)
         self._descriptor: int | None = None  # opened on first read, in the process that reads
         all_names = sorted(name for name in self._members if Path(name).suffix.lower() in IMAGE_ENDINGS)
         if not all_names:
@@ -117,7 +126,8 @@ class ImageFolderDataset:
 
         self._decoded: cache.Decoded | None = None
         self._bad: BadImages | None = None
-        first = self.image(0)
+        self.num_channels = self.resolution = 0
+        first = self.image(next((i for i, name in enumerate(self.names) if name not in self._lost), 0))
         self.num_channels, self.resolution = int(first.shape[0]), int(first.shape[1])
         if first.shape[1] != first.shape[2] or self.resolution & (self.resolution - 1) or self.resolution < 8:
             raise UserError(
@@ -182,11 +192,22 @@ class ImageFolderDataset:
 
     def tolerate(self, limit: int) -> None:
         """From now on let the next good image stand in for one that can't be read, of up to `limit` images."""
-        self._bad = BadImages(len(self), limit)
+        _ = self.checksums  # what they are, while they are there
+        before = [i for i, name in enumerate(self.names) if name in self._lost] if self._lost else []
+        self._bad = BadImages(len(self), limit, before)
 
-    def bad_images(self) -> list[str]:
-        """Names of images that could not be read since `tolerate`."""
-        return [] if self._bad is None else [self.names[i] for i in self._bad.list()]
+    def bad_images(self) -> dict[str, int]:
+        """Images that could not be read since `tolerate`, and those lost before: name -> CRC-32 of what was there.
+
+        Of several processes all call this, and are told of all.
+
+        Raises:
+            UserError: together they are more than is tolerated.
+        """
+        if self._bad is None:
+            return {}
+        self._bad.merge()
+        return {self.names[i]: self.checksum(i) for i in self._bad.list()}
 
     def _pixels_after(self, i: int, bad: BadImages) -> np.ndarray:
         for j in (*range(i + 1, len(self)), *range(i)):
@@ -208,7 +229,7 @@ class ImageFolderDataset:
         except (OSError, ValueError) as error:  # ImageRefused among them
             raise UserError(f"{where} can't be read ({error}); {remedy}") from None
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        if i and pixels.shape != self.image_shape:
+        if self.resolution and pixels.shape != self.image_shape:
             raise UserError(
                 f"{where} is {list(pixels.shape)}, {shown(self.names[0])} is {list(self.image_shape)} (channels, "
                 "height, width); expected one shape. Convert with: python dataset_tool.py convert "
@@ -322,7 +343,7 @@ class ImageFolderDataset:
             with ThreadPoolExecutor(READERS) as readers:
                 found = list(readers.map(self._checksum_of_file, self.names))
         else:
-            found = [member.crc for member in members if member is not None]
+            found = [self._lost[name] if m is None else m.crc for name, m in zip(self.names, members, strict=True)]
         return np.array(found, dtype=np.uint32)
 
     def checksum(self, i: int) -> int:
@@ -339,6 +360,8 @@ class ImageFolderDataset:
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def _checksum_of_file(self, name: str) -> int:
+        if name in self._lost:
+            return self._lost[name]
         try:
             return zlib.crc32(read_file(self.path / name))
         except ValueError as error:
@@ -389,7 +412,7 @@ class LabelledSource(SampleSource):
         h = torch.zeros(len(j), 0)
         return Sample(self.dataset.training_images(j), self.dataset.labels(j), h, torch.from_numpy(j))
 
-    def bad_images(self) -> list[str]:
+    def bad_images(self) -> dict[str, int]:
         return self.dataset.bad_images()
 
     def conditions(self, draws: Draws) -> Condition:

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,11 +13,11 @@ import rich.console
 import rich.progress
 import torch
 
-from torch_utils import training_stats
 from torch_utils.command_line import UserError
 from torch_utils.distributed import Departed, rank
 from torch_utils.files import atomic_write, format_time
 from training.advice import Advice
+from training.bad_images import remember
 from training.image_source import shown
 from training.writers import Stats, Writer, writers
 
@@ -81,13 +82,14 @@ class Progress:
         with (self.run / "log.txt").open("a", encoding="utf-8") as log:
             log.write(line + "\n")
 
-    def say_bad_images(self, names: list[str]) -> None:
-        """Name images that can't be read any more, each once, and count them in the statistics."""
-        training_stats.report("Data/bad_images", len(names))
-        for name in names:
+    def say_bad_images(self, found: Mapping[str, int]) -> None:
+        """Name images that can't be read any more, each once, and write them down: name -> CRC-32."""
+        for name in found:
             if name not in self._bad_images:
                 self.say(f"{shown(name)} can't be read any more; another image stands in for it")
-        self._bad_images.update(names)
+        self._bad_images.update(found)
+        if not self._silent:
+            remember(self.run, found)
 
     def advance(self, cur_nimg: int) -> None:
         self._bar.update(self._task, completed=cur_nimg / 1000)

@@ -1,15 +1,19 @@
 """The folder of a run: its name, what is in it, which one is the newest."""
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch_utils.command_line import UserError
 from torch_utils.files import atomic_write
+from torch_utils.locks import hold
 
 OPTIONS_FILE = "training_options.json"
+LEAVING_SEC = 5.0  # for the process before to have saved and left
 
 
 def new_run_folder(outdir: Path, description: str) -> Path:
@@ -63,6 +67,21 @@ def find_run(resume: str, outdir: Path) -> tuple[Path, Path]:
     if not states:
         raise UserError(f"--resume={resume}: {run} holds no training-state-*.pt; nothing to continue, start a new run")
     return run, states[-1]
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Hold a run for the length of the block: two processes that train it would write over each other.
+
+    Raises:
+        UserError: another process holds it, and goes on doing so.
+    """
+
+    def refuse(line: str) -> None:
+        raise UserError(f"{run}: another process is training this run; stop that one first, or wait until it has ended")
+
+    with hold(run / ".lock", refuse, patience_sec=LEAVING_SEC):
+        yield
 
 
 def remove_leftovers(run: Path) -> None:

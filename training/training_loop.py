@@ -124,12 +124,16 @@ def training_loop(
             if due:
                 saver.sheet(cur_nimg, regular or end == "done")
 
+            # Name images that are lost: without them the data would be other data when the run is continued.
+            bad_images = source.bad_images()
+            progress.say_bad_images(bad_images)
+
             # Report the tick. An interrupted tick is not reported: its figures travel in the state.
             if ticked or end == "done":
                 training_stats.report("Progress/tick", ticks.place(cur_nimg))
                 training_stats.report("Progress/kimg", cur_nimg / 1000)
                 augment.report()
-                progress.say_bad_images(source.bad_images())
+                training_stats.report("Data/bad_images", len(bad_images))
                 training_stats.report("Timing/sec_per_tick", tick_sec)
                 training_stats.report("Timing/sec_per_kimg", tick_sec / (cur_nimg - tick_start_nimg) * 1000)
                 training_stats.report("Timing/images_per_sec", (cur_nimg - tick_start_nimg) / max(tick_sec, 1e-9))
