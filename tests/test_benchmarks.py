@@ -9,7 +9,7 @@ import torch
 from conftest import TINY_RUN, Refused, invoke
 
 import train
-from benchmarks import instances, made_features, quality, quality_of, quality_rows
+from benchmarks import instances, made_features, quality, quality_of, quality_rows, resume
 from benchmarks.judges import train_classifier
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
@@ -19,6 +19,13 @@ from training.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).parents[1]
 LOOP = set(to_json(LoopOptions()))
+
+
+def test_resume_benchmark_counts_and_restores() -> None:
+    result = invoke(resume.main, "--cfg=tiny", "--resolution=16", "--repeats=1")
+    assert result.exit_code == 0, result.output
+    assert "tiny at 16 px: 0." in result.output
+    assert "read and restored in 0." in result.output
 
 
 @pytest.mark.slow
