@@ -12,6 +12,8 @@ from pathlib import Path
 
 GRACE_SEC = 20.0  # for the others to say who has left, before they are ended
 LOOK_EVERY_SEC = 0.05
+# Processes share the cores. Of one that is gone the others say so themselves, without forty lines from inside torch.
+DEFAULTS = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 Processes = Sequence["subprocess.Popen[bytes]"]
 
 
@@ -27,7 +29,7 @@ def relaunch(script: Path, processes: int) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    shared = {"OMP_NUM_THREADS": "1"} | os.environ | meeting | {"STARTED_BY": str(os.getpid())}
+    shared = DEFAULTS | os.environ | meeting | {"STARTED_BY": str(os.getpid())}
     shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     sys.stdout.flush()
     started: list[subprocess.Popen[bytes]] = []
