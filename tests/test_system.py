@@ -18,9 +18,9 @@ SHAPE = DataShape(img_resolution=8, img_channels=1, c_dim=3, h_dim=5)
 SMALL = {"z_dim": 6, "w_dim": 6, "map_layers": 2, "channel_base": 64, "channel_max": 8, "batch": 8, "style_mixing": 0.9}
 
 
-def small_system(**flags: float) -> System:
-    options = resolve("tiny", SMALL | flags, 8)
-    return make_system(Recipe("stylegan2", options.json()["model"], SHAPE, {}), seed=0)
+def small_system(shape: DataShape = SHAPE, **flags: float | str) -> System:
+    options = resolve("tiny", SMALL | flags, shape.img_resolution)
+    return make_system(Recipe("stylegan2", options.json()["model"], shape, {}), seed=0)
 
 
 def make_step(system: System, rows: int = 8) -> Step:
@@ -237,3 +237,24 @@ def test_average_starts_as_a_copy_and_can_average_running_statistics() -> None:
         assert late.average.running_mean.tolist() == pytest.approx([mean] * 2)
         assert copied.average.running_mean.tolist() == [value] * 2
     assert late.average.num_batches_tracked == network.num_batches_tracked
+
+
+@pytest.mark.parametrize(
+    ("flags", "low"),
+    [
+        ({}, []),
+        ({"precision": "fp32"}, []),
+        ({"precision": "bf16"}, [8, 16]),  # all but the lowest
+        ({"low_dtype": "bf16", "num_fp16_res": 1}, [16]),
+        ({"precision": "fp16"}, []),  # for CUDA alone
+    ],
+)
+def test_flags_of_precision_reach_the_layers_of_both_networks(flags: dict[str, float | str], low: list[int]) -> None:
+    system = small_system(DataShape(16, 1, 0, 0), **flags)
+    for network in (system.networks["G"].synthesis, system.networks["D"]):
+        seen: dict[int, torch.dtype] = {}
+        for resolution in (8, 16):
+            layer = network.get_submodule(f"b{resolution}.conv1")
+            layer.register_forward_hook(lambda *args, at=resolution, seen=seen: seen.update({at: args[2].dtype}))
+        system.networks["D"](system.networks["G"](torch.randn(4, 6)))
+        assert seen == {at: torch.bfloat16 if at in low else torch.float32 for at in (8, 16)}
