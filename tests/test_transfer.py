@@ -74,11 +74,15 @@ def test_resuming_does_not_start_again(unconditional: Path, patterns_zip: Path, 
 
 def test_frozen_layers_stay_and_the_others_learn(unconditional: Path, patterns_zip: Path, tmp_path: Path) -> None:
     flags = [*TINY_RUN, f"--data={patterns_zip}", f"--init-from={unconditional}", f"--outdir={tmp_path / 'runs'}"]
-    assert invoke(train.main, *flags, "--kimg=0.064", "--freeze-d=2").exit_code == 0
+    assert invoke(train.main, *flags, "--kimg=0.032", "--freeze-d=2").exit_code == 0
     (run,) = (tmp_path / "runs").iterdir()
-    ours, theirs = load_snapshot(snapshots_in(run)[-1]).networks["D"], load_snapshot(unconditional).networks["D"]
-    equal = {key for key, value in ours.items() if "weight" in key and torch.equal(value, theirs[key])}
-    assert equal == {"b8.fromrgb.weight", "b8.conv0.weight"}
+    theirs = load_snapshot(unconditional).networks["D"]
+    for resumed in (False, True):
+        if resumed:
+            assert invoke(train.main, f"--resume={run}", "--kimg=0.064").exit_code == 0
+        ours = load_snapshot(snapshots_in(run)[-1]).networks["D"]
+        equal = {key for key, value in ours.items() if "weight" in key and torch.equal(value, theirs[key])}
+        assert equal == {"b8.fromrgb.weight", "b8.conv0.weight"}
 
 
 def test_first_layers_are_counted_from_the_image() -> None:
