@@ -1,7 +1,7 @@
 """From flags, preset and data to one resolved configuration that says where every value came from."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class InstanceOptions(StoreOptions):
     )
 
 
+OF_INSTANCES = (*(field.name for field in dataclasses.fields(StoreOptions)), "mirror_instances", "exemplar_selection")
 SHARED = {"data": DataOptions, "instances": InstanceOptions, "loop": LoopOptions, "augment": AugmentOptions}
 GROUPS = (*SHARED, "model")
 
@@ -117,6 +118,7 @@ def resolve(cfg: str, flags: Mapping[str, Any], resolution: int, processes: int 
             values[name], sources[name] = value, f"derived: {why}"
     resolved = TrainingOptions(cfg, system, **{name: group(name) for name in GROUPS}, sources=sources)
     _check_instances(resolved)
+    _check_idle(resolved, lambda name: sources.get(name) == "flag")
     check_sampling(resolved.data.sampling, resolved.data.class_temperature, resolved.data.cond)
     check_augment(resolved.augment, lambda name: sources[name] == "flag")
     if resolved.augment.aug == "ada" and not kind.signed:
@@ -207,6 +209,7 @@ def restore(
     )
     check_bounds(*(getattr(options, name) for name in GROUPS))
     _check_loop(options.loop, processes or launched()[1])
+    _check_idle(options, given.__contains__)
     return options
 
 
@@ -225,6 +228,40 @@ def _check_instances(options: TrainingOptions) -> None:
         )
     if o.extractor is not None:
         check_extractor_name(o.extractor)
+
+
+def _check_idle(options: TrainingOptions, given: Callable[[str], bool]) -> None:
+    """Refuse flags that would do nothing beside the others.
+
+    Args:
+        given: whether an option was given on the command line.
+    """
+    values, conditions = options.flat(), SYSTEMS[options.system].conditions
+    with_instances = [
+        f"--cond={cond}"
+        for cond in ("instance", "instance+class")
+        if conditions is None or cond in conditions(options.model)
+    ]
+    cond, needs = (
+        f"with --cond={options.data.cond}",
+        f"use {' or '.join(with_instances)}, or " if with_instances else "",
+    )
+    per_class = options.instances.instances_per_class
+    rows: list[tuple[Sequence[str], bool, str, str]] = [  # flags, whether they do something, else why not, remedy
+        (OF_INSTANCES, options.wants_instances, cond, needs),
+        (("exemplars",), options.data.cond != "none", cond, ""),
+        (("exemplars", "exemplar_selection"), per_class is None, f"with --instances-per-class={per_class}", ""),
+        (("metrics_every",), options.loop.metrics is not None, "without --metrics", "give it, or "),
+        (("r1_interval",), values.get("gamma") != 0, "with --gamma=0", "give --gamma above 0, or "),
+        (("pl_interval",), values.get("pl_weight") != 0, "with --pl-weight=0", "give --pl-weight above 0, or "),
+    ]
+    for names, works, why, remedy in rows:
+        for name in names:
+            value = values.get(name)
+            if works or not given(name) or value is False:
+                continue
+            flag = f"--{name.replace('_', '-')}{'' if value is True else f'={value}'}"
+            raise UserError(f"{flag} does nothing {why}; {remedy}leave it out")
 
 
 def _check_loop(loop: LoopOptions, processes: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import Refused, invoke
 
 import train
-from stylegan2_icgan.options import InstanceOptions, check_system, resolve, restore
+from stylegan2_icgan.options import OF_INSTANCES, InstanceOptions, check_system, resolve, restore
 from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.systems.stylegan2 import StyleGAN2Options
 from torch_utils.command_line import UserError
@@ -34,6 +34,9 @@ NEEDS = {  # flags that need others
     "instances_per_class": ["--cond=instance+class"],
     "sampling": ["--cond=class"],
     "class_temperature": ["--cond=class", "--sampling=class"],
+    **{name: ["--cond=instance"] for name in (*OF_INSTANCES, "exemplars")},
+    "metrics_every": ["--metrics=fid10k"],
+    "pl_interval": ["--pl-weight=2"],
     "diffaug": ["--aug=diffaug"],
     **{name: ["--aug=ada"] for name in ("p", "target", "ada_kimg", "augpipe")},
 }
@@ -142,6 +145,71 @@ def test_what_may_change_is_taken_back_with_none() -> None:
     with pytest.raises(UserError, match=r"--patience=2 needs measurements; give --metrics, too, or --patience=none"):
         restore(stored, given(["--metrics=none"]), "here")
     assert resolve("tiny", given(["--workers=none", "--cond=none"]), 16).data == DataOptions()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            ["--cond=none", "--mirror-instances"],
+            "--mirror-instances does nothing with --cond=none; use --cond=instance or ",
+        ),
+        (["--cond=class", "--k=3"], "--k=3 does nothing with --cond=class; use "),
+        (["--cond=cluster", "--neighbours=exact"], "--neighbours=exact does nothing with --cond=cluster; use "),
+        (["--extractor=pca"], "--extractor=pca does nothing with --cond=none; use "),
+        (["--extractor-weights=x.pth"], "--extractor-weights=x.pth does nothing with --cond=none; use "),
+        (["--instances=x"], "--instances=x does nothing with --cond=none; use "),
+        (["--instance-feats=x.npy"], "--instance-feats=x.npy does nothing with --cond=none; use "),
+        (["--feature-dtype=float16"], "--feature-dtype=float16 does nothing with --cond=none; use "),
+        (["--exemplar-selection=random"], "--exemplar-selection=random does nothing with --cond=none; use "),
+        (["--exemplars=5"], "--exemplars=5 does nothing with --cond=none; leave it out"),
+        (["--cfg=csgan", "--data-b=b.zip", "--k=3"], "--k=3 does nothing with --cond=none; leave it out"),
+        (
+            ["--cond=instance+class", "--instances-per-class=2", "--exemplars=5"],
+            "--exemplars=5 does nothing with --instances-per-class=2; leave it out",
+        ),
+        (["--metrics-every=3"], "--metrics-every=3 does nothing without --metrics; give it, or leave it out"),
+        (
+            ["--gamma=0", "--r1-interval=4"],
+            "--r1-interval=4 does nothing with --gamma=0; give --gamma above 0, or leave",
+        ),
+        (
+            ["--pl-weight=0", "--pl-interval=4"],
+            "--pl-interval=4 does nothing with --pl-weight=0; give --pl-weight above",
+        ),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(flags: list[str], says: str) -> None:
+    cfg = next((flag.partition("=")[2] for flag in flags if flag.startswith("--cfg")), "tiny")
+    with pytest.raises(UserError, match="does nothing") as caught:
+        resolve(cfg, given(flags), 64)
+    assert str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "flags"),
+    [
+        ("icgan-coco128", ["--cond=none"]),  # whose k and mirror_instances are the preset's
+        ("icgan-coco128", ["--cond=none", "--no-mirror-instances"]),
+        ("tiny", ["--cond=class", "--exemplars=5"]),
+        ("tiny", ["--cond=cluster", "--exemplars=5"]),
+        ("stylegan2", ["--r1-interval=4", "--pl-interval=4"]),  # whose gamma is derived
+        ("selfcond", ["--exemplars=5", "--clusters=3"]),
+        ("csgan", ["--data-b=b.zip"]),
+    ],
+)
+def test_flags_that_do_something_are_not_refused(cfg: str, flags: list[str]) -> None:
+    assert resolve(cfg, given(flags), 128).sources[
+        flags[-1].strip("-").partition("=")[0].replace("no-", "").replace("-", "_")
+    ]
+
+
+def test_what_a_run_was_once_given_does_nothing_later_without_complaint() -> None:
+    stored = resolve("tiny", given(["--metrics=fid10k"]), 16).json()
+    measured = restore(stored, given(["--metrics-every=3"]), "here").json()
+    assert restore(measured, given(["--metrics=none"]), "here").loop.metrics_every == 3
+    with pytest.raises(UserError, match="--metrics-every=4 does nothing without --metrics"):
+        restore(measured, given(["--metrics=none", "--metrics-every=4"]), "here")
 
 
 @pytest.mark.parametrize(
