@@ -18,6 +18,7 @@ import torch
 from stylegan2_icgan.evaluation.during import make_measure
 from stylegan2_icgan.models import make_system
 from stylegan2_icgan.options import InstanceOptions, TrainingOptions, check_system, resolve, restore
+from stylegan2_icgan.preflight import check_run
 from stylegan2_icgan.presets import PRESETS
 from stylegan2_icgan.sources import make_source, open_dataset
 from stylegan2_icgan.systems import SYSTEMS, model_flags
@@ -76,6 +77,7 @@ def main(
     flags["precision"] = "fp32" if fp32 else flags["precision"]
 
     # What is wrong with the flags is said before processes wait for each other.
+    newest = None
     if resume is None:
         check_writable(outdir)
         check_bounds(LoopOptions(seed=flags["seed"] or 0))  # which --subset is drawn by
@@ -94,7 +96,10 @@ def main(
         check_graphs(options.system, SYSTEMS[options.system], device)
     if to_start > 1 and device.type == "cuda" and to_start > torch.cuda.device_count():
         raise UserError(f"--gpus={to_start}: there are {torch.cuda.device_count()} on this machine; expected no more")
+    check_run(options, dataset, loaded, device, new=resume is None)
+    state = None if newest is None else read_state(newest)
     if to_start > 1 and not dry_run:
+        del loaded, state  # they may be large, and are for those that train
         return relaunch(Path(__file__), to_start)
 
     with together(), contextlib.ExitStack() as held:
@@ -124,15 +129,12 @@ def main(
 
         if options.loop.graphs:
             record(system)
-        state = None
         measure = make_measure(options, recipe, system, dataset, device)
         if resume is None:
             dataset.tolerate(options.data.bad_images)
             name = f"{source.name}-{options.data.cond}-{options.cfg}-batch{options.loop.batch}"
             run = first(lambda: new_run_folder(outdir, name))
-        else:
-            state = read_state(newest)
-        first(lambda: held.enter_context(alone(run)))
+        first(lambda: held.enter_context(alone(run, newest)))
         first(lambda: remove_leftovers(run))
         try:
             end = training_loop(

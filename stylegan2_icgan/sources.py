@@ -6,6 +6,7 @@ import torch
 
 from stylegan2_icgan.clusters import check_clusters, make_cluster_source
 from stylegan2_icgan.instances import InstanceDataset
+from stylegan2_icgan.making import _check as check_store
 from stylegan2_icgan.making import ensure_store
 from stylegan2_icgan.options import TrainingOptions
 from stylegan2_icgan.systems import PAIRED
@@ -31,17 +32,48 @@ def open_dataset(
     return ImageFolderDataset(data, use_labels="class" in cond, max_images=subset, subset_seed=seed, lost=lost)
 
 
+def check_source(options: TrainingOptions, dataset: ImageFolderDataset, device: torch.device) -> None:
+    """Refuse what `make_source` could not make, before anything is made for it.
+
+    Args:
+        device: where the run trains.
+
+    Raises:
+        UserError: flags that contradict each other, or the data.
+    """
+    data = options.data
+    check_clusters(data, len(dataset), lambda name: options.sources[name] == "flag")
+    check_pairs(options)
+    check_cache(data.cache, data.workers, device)
+    if options.wants_instances:
+        check_store(dataset, options.instances, lambda line: None)
+
+
+def check_subset(dataset: ImageFolderDataset, subset: int | None) -> None:
+    """
+    Raises:
+        UserError: more images than there are.
+    """
+    if subset is not None and subset > len(dataset):
+        raise UserError(
+            f"--subset={subset}, but --data={dataset.path} has {len(dataset)} images; expected 1 to {len(dataset)}, or "
+            "leave it out"
+        )
+
+
 def make_source(
     options: TrainingOptions, dataset: ImageFolderDataset, device: torch.device, say: Callable[[str], None]
 ) -> SampleSource:
     """What the trainer draws from; makes features and neighbours where they are missing, and fills the cache.
 
+    Args:
+        options: `check_source` has passed them.
+
     Raises:
-        UserError: flags that contradict each other, a cache that does not fit, and all that making features refuses.
+        UserError: a cache that does not fit, and all that making features refuses.
     """
     o, data = options.instances, options.data
-    check_clusters(data, len(dataset), lambda name: options.sources[name] == "flag")
-    if options.system in PAIRED or data.data_b is not None:
+    if options.system in PAIRED:
         return make_pairs(options, dataset, device, say)
     keep_decoded(dataset, data.cache, data.workers, device, say)
     if data.cond == "cluster":
@@ -55,16 +87,15 @@ def make_source(
     )
 
 
-def make_pairs(
-    options: TrainingOptions, dataset: ImageFolderDataset, device: torch.device, say: Callable[[str], None]
-) -> PairedSource:
-    """Images of `--data` with their partners of `--data-b`.
-
+def check_pairs(options: TrainingOptions) -> None:
+    """
     Raises:
-        UserError: one without the other, a condition, images that are no pairs, a cache that does not fit.
+        UserError: partners for a system that has no use for them, none for one that has, or metrics of noise for it.
     """
     data = options.data
     if options.system not in PAIRED:
+        if data.data_b is None:
+            return
         raise UserError(
             f"--data-b={data.data_b}: {options.system} learns from single images; leave it out, or translate with "
             "--cfg=csgan"
@@ -78,11 +109,38 @@ def make_pairs(
             f"--metrics={options.loop.metrics}: {options.system} makes no images of noise; measure translations with "
             "translate.py --target"
         )
+
+
+def make_pairs(
+    options: TrainingOptions, dataset: ImageFolderDataset, device: torch.device, say: Callable[[str], None]
+) -> PairedSource:
+    """Images of `--data` with their partners of `--data-b`.
+
+    Raises:
+        UserError: images that are no pairs, a cache that does not fit.
+    """
+    data = options.data
+    assert data.data_b is not None  # checked
     partners = open_partner(data.data_b, dataset)
     partner = align(dataset, partners, say)
     for images in (dataset, partners):
         keep_decoded(images, data.cache, data.workers, device, say)
     return PairedSource(dataset, partners, partner, data.mirror)
+
+
+def check_cache(where: str, workers: int | None, device: torch.device) -> None:
+    """
+    Args:
+        where: as for `keep_decoded`.
+        workers: as given; worker processes can't reach what is on a GPU.
+
+    Raises:
+        UserError: no GPU, or workers together with the GPU.
+    """
+    if where == "gpu" and device.type == "cpu":
+        raise UserError("--cache=gpu, but this run trains on the CPU; use --cache=ram or --cache=auto")
+    if where == "gpu" and workers:
+        raise UserError(f"--workers={workers} given with --cache=gpu, which needs none; leave --workers out")
 
 
 def keep_decoded(
@@ -93,17 +151,13 @@ def keep_decoded(
     Args:
         where: auto, gpu, ram, disk or none. auto takes the training device, then memory, if a quarter of what is free
             there is enough; then a file of decoded images, if an earlier run has left one.
-        workers: as given; worker processes can't reach what is on a GPU.
+        workers: as given.
         device: where the run trains.
 
     Raises:
-        UserError: no GPU, workers together with the GPU, or not enough memory.
+        UserError: not enough memory.
     """
     size = dataset.decoded_bytes
-    if where == "gpu" and device.type == "cpu":
-        raise UserError("--cache=gpu, but this run trains on the CPU; use --cache=ram or --cache=auto")
-    if where == "gpu" and workers:
-        raise UserError(f"--workers={workers} given with --cache=gpu, which needs none; leave --workers out")
     if where in ("gpu", "ram") and size > (free := free_memory(device if where == "gpu" else torch.device("cpu"))):
         raise UserError(
             f"--cache={where}: the decoded images take {_gib(size)}, {_gib(free)} are free; use --cache=disk, "

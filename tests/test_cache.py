@@ -11,7 +11,7 @@ from conftest import TINY_RUN, Refused, invoke, pattern_images, write_zip
 
 import train
 from stylegan2_icgan import sources
-from stylegan2_icgan.sources import keep_decoded
+from stylegan2_icgan.sources import check_cache, keep_decoded
 from torch_utils.command_line import UserError
 from training import cache
 from training.dataset import ImageFolderDataset, LabelledSource
@@ -271,7 +271,7 @@ def test_workers_keep_images_off_the_gpu(patterns_zip: Path, monkeypatch: pytest
     keep_decoded(dataset, "auto", 2, torch.device("cuda"), silent)
     assert dataset.in_memory
     with pytest.raises(UserError, match="--workers=2 given with --cache=gpu"):
-        keep_decoded(dataset, "gpu", 2, torch.device("cuda"), silent)
+        check_cache("gpu", 2, torch.device("cuda"))
 
 
 def test_cache_that_cannot_work_is_refused(

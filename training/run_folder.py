@@ -70,17 +70,22 @@ def find_run(resume: str, outdir: Path) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def alone(run: Path) -> Iterator[None]:
+def alone(run: Path, newest: Path | None = None) -> Iterator[None]:
     """Hold a run for the length of the block: two processes that train it would write over each other.
 
+    Args:
+        newest: the state that was read to continue from.
+
     Raises:
-        UserError: another process holds it, and goes on doing so.
+        UserError: another process holds it, and goes on doing so; or has saved a newer state before it left.
     """
 
     def refuse(line: str) -> None:
         raise UserError(f"{run}: another process is training this run; stop that one first, or wait until it has ended")
 
     with hold(run / ".lock", refuse, patience_sec=LEAVING_SEC):
+        if newest is not None and states_in(run)[-1:] != [newest]:
+            raise UserError(f"--resume={run}: another process has just trained this run further; resume it again")
         yield
 
 
