@@ -201,9 +201,9 @@ def options_of_run(
     expected = stored.get("dataset", {})
     if dataset.fingerprint() != expected.get("fingerprint"):
         raise UserError(
-            f"--data={dataset.path} ({len(dataset)} images) is not what {run} was trained on "
-            f"({expected.get('num_images')} images): file names or contents differ. Give that data with --data, or "
-            "start a new run"
+            f"--resume={run} --data={dataset.path}: these {len(dataset)} images are not the "
+            f"{expected.get('num_images')} that the run was trained on: file names or contents differ. Give those with "
+            "--data, or start a new run without --resume"
         )
     check_system(options, dataset.resolution, processes)
     return options, dataset

@@ -477,7 +477,9 @@ def test_resume_is_refused_loudly(uninterrupted: tuple[Path, Path], tmp_path: Pa
     assert "--cfg=tiny given with --resume" in refused(train.main, f"--resume={run}", "--cfg=tiny")
     assert "--gamma=5.0 given with --resume" in refused(train.main, f"--resume={run}", "--gamma=5")
     other = write_zip(tmp_path / "other.zip", *pattern_images(40, seed=1))
-    assert "is not what" in refused(train.main, f"--resume={run}", f"--data={other}")
+    message = refused(train.main, f"--resume={run}", f"--data={other}")
+    assert f"--resume={run} --data={other}: these " in message
+    assert "are not the 40 that the run was trained on" in message
     newest = run / "training-state-000000.pt"
     newest.write_bytes(newest.read_bytes()[:-100])
     message = refused(train.main, f"--resume={run}", "--kimg=0.6")
