@@ -126,3 +126,38 @@ def test_who_hangs_between_two_steps_is_waited_for_so_long_and_work_for_longer(t
     result = subprocess.run([sys.executable, *torchrun], env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode != 0
     assert result.stdout.splitlines()[0].startswith("True rank 1 of the 2 processes (0 to 1) has left"), result.stdout
+
+
+STAND_INS = {
+    "scontrol": 'echo "first-machine"',
+    "srun": 'for n in 0 1 2; do SLURM_PROCID=$n SLURM_LOCALID=$n "$@" || exit; done',
+    # The first task has made its folder, and a state in it, before the second one starts.
+    "python": """echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $*" >> said
+run=runs/photos/00007-new
+if [[ "$RANK $*" == "0 "*--data=* ]]; then mkdir $run; touch $run/training-state-000000.pt; fi""",
+}
+
+
+def test_the_recipe_for_slurm_starts_a_run_and_then_goes_on(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (recipe,) = (block for block in page.split("```sh\n") if block.startswith("#!/bin/bash\n#SBATCH"))
+    (tmp_path / "recipe.sh").write_text(recipe.partition("```")[0])
+    (tmp_path / "bin").mkdir()
+    for name, script in STAND_INS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    told = {"SLURM_JOB_NODELIST": "x", "SLURM_NTASKS": "3", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    (tmp_path / "runs" / "photos" / "00006-killed-before-its-first-state").mkdir(parents=True)
+
+    def tasks() -> list[list[str]]:
+        """What each task was told, after its rank."""
+        subprocess.run(["bash", "recipe.sh"], cwd=tmp_path, env=os.environ | told, check=True)
+        lines = (tmp_path / "said").read_text().splitlines()
+        (tmp_path / "said").unlink()
+        assert [line.split()[:4] for line in lines] == [[str(n), str(n), "3", "first-machine"] for n in range(3)]
+        return [line.split()[4:] for line in lines]
+
+    begin = ["train.py", "--outdir=runs/photos", "--data=photos.zip", "--cond=instance", "--cfg=paper256"]
+    assert tasks() == [begin] * 3
+    assert tasks() == [["train.py", "--resume=runs/photos/00007-new"]] * 3
+    train.main.make_context("train.py", begin[1:])  # flags that there are

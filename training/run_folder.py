@@ -84,7 +84,7 @@ def alone(run: Path, newest: Path | None = None) -> Iterator[None]:
         raise UserError(f"{run}: another process is training this run; stop that one first, or wait until it has ended")
 
     with hold(run / ".lock", refuse, patience_sec=LEAVING_SEC):
-        if newest is not None and states_in(run)[-1:] != [newest]:
+        if newest is not None and states_in(run)[-1].name != newest.name:
             raise UserError(f"--resume={run}: another process has just trained this run further; resume it again")
         yield
 
