@@ -71,7 +71,7 @@ def ensure_store(
     """
     device = device or torch.device("cpu")
     say = say if distributed.rank() == 0 else lambda line: None
-    _check(dataset, options, say)
+    check_store(dataset, options, say)
     folder = distributed.broadcast(Path(options.instances).resolve() if options.instances else default_folder(dataset))
     store = _stored(folder, dataset, options, device)
     if distributed.broadcast(store is not None and _serves(store, options)):
@@ -97,7 +97,7 @@ def ensure_store(
     return open_store(folder, dataset)
 
 
-def _check(dataset: ImageFolderDataset, options: StoreOptions, say: Callable[[str], None]) -> None:
+def check_store(dataset: ImageFolderDataset, options: StoreOptions, say: Callable[[str], None]) -> None:
     """Refuse what can't work before anything is opened or made."""
     count, k = len(dataset), options.k
     if count < 2:

@@ -6,8 +6,7 @@ import torch
 
 from stylegan2_icgan.clusters import check_clusters, make_cluster_source
 from stylegan2_icgan.instances import InstanceDataset
-from stylegan2_icgan.making import _check as check_store
-from stylegan2_icgan.making import ensure_store
+from stylegan2_icgan.making import check_store, ensure_store
 from stylegan2_icgan.options import TrainingOptions
 from stylegan2_icgan.systems import PAIRED
 from torch_utils.command_line import UserError

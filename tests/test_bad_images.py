@@ -120,7 +120,7 @@ def test_a_run_that_has_lost_images_can_be_continued(
     assert "more than --bad-images=2" in refused(train.main, f"--resume={run}", outdir, "--kimg=0.2", "--bad-images=2")
     if not packed:
         (folder / "05.png").unlink()  # of which the run knows nothing
-        assert "is not what" in refused(train.main, f"--resume={run}", outdir, "--kimg=0.2")
+        assert "are not the 12 that" in refused(train.main, f"--resume={run}", outdir, "--kimg=0.2")
         return
     (run / FILE).write_text("[")
     assert f"{FILE} can't be read" in refused(train.main, f"--resume={run}", outdir, "--kimg=0.2")
