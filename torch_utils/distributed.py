@@ -7,6 +7,7 @@ gloo, which needs no GPU.
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from torch_utils.command_line import UserError
 MEET_WITHIN = timedelta(minutes=5)  # for all processes to have started, and for one of them in the midst of training
 SAVED_WITHIN = timedelta(minutes=30)  # for what happens between two steps
 LONGEST_WAIT = timedelta(days=7)  # for the slowest piece of work; torchrun ends the others when one process fails
+LEAVE_WITHIN_SEC = 5.0  # after an error
 ROLL_CALL_SEC = 3.0  # for the processes that are left to say so
 Value = TypeVar("Value")
 _brisk: torch.distributed.ProcessGroup | None = None  # everyone, for SAVED_WITHIN
@@ -227,10 +229,15 @@ def together() -> Iterator[None]:
         ) from None
     if "STARTED_BY" in os.environ:
         threading.Thread(target=_leave_with, args=(int(os.environ["STARTED_BY"]),), daemon=True).start()
-    yield
-    barrier()
-    torch.distributed.destroy_process_group()
-    _brisk = _patient = None
+    try:
+        yield
+        barrier()
+    finally:
+        # Threads of the groups that outlive the interpreter abort it. Of a device that is stuck nobody is waited for.
+        leaving = threading.Thread(target=torch.distributed.destroy_process_group, daemon=True)
+        leaving.start()
+        leaving.join(None if sys.exc_info()[0] is None else LEAVE_WITHIN_SEC)
+        _brisk = _patient = None
 
 
 def _leave_with(parent: int) -> None:

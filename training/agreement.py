@@ -32,6 +32,6 @@ def check_equal_weights(networks: Mapping[str, torch.nn.Module]) -> None:
         if others:
             ranks = ", ".join(map(str, others))
             raise UserError(
-                f"the weights of {name} differ between rank 0 and rank {ranks}: nothing more is saved; continue from "
-                "the last state with --resume, and report machines, drivers and versions if it happens again"
+                f"the weights of {name} differ between rank 0 and rank {ranks}: nothing more is saved; go on from "
+                "the last state with --resume, if there is one; if it happens again report drivers and versions"
             )
