@@ -59,6 +59,11 @@ def find_run(resume: str, outdir: Path) -> tuple[Path, Path]:
         run = runs[-1]
     else:
         run = Path(resume)
+        if run.is_file() and not run.name.startswith("training-state-"):
+            raise UserError(
+                f"--resume={resume} is not a training state (training-state-*.pt); expected one, a run folder, or "
+                "latest; a new run takes the weights of a snapshot with --init-from"
+            )
         if run.is_file():
             return run.parent, run
         if not run.is_dir():
