@@ -126,12 +126,15 @@ def test_a_run_that_has_lost_images_can_be_continued(
     assert f"{FILE} can't be read" in refused(train.main, f"--resume={run}", outdir, "--kimg=0.2")
 
 
-def test_every_process_knows_what_the_others_could_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_knows_what_the_others_could_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = BadImages(10, limit=3, before=[2])
     bad.note(4, UserError("x"))
     monkeypatch.setattr(bad_images, "gather", lambda mine, brisk: [mine, [2, 7]])
     bad.merge()
     assert bad.list() == [2, 4, 7]
+    dataset = ImageFolderDataset(folder)
+    dataset.tolerate(3)
+    assert dataset.bad_images() == {name: dataset.checksum(int(name[:2])) for name in ("02.png", "07.png")}
     monkeypatch.setattr(bad_images, "gather", lambda mine, brisk: [mine, [9]])
     with pytest.raises(UserError, match=r"4 images can't be read any more, of all processes: more than --bad-images=3"):
         bad.merge()

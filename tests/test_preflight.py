@@ -98,7 +98,7 @@ def test_a_state_that_is_none_is_refused_early(
 ) -> None:
     _, run = whole
     snapshot = snapshots_in(run)[-1]
-    assert f"--resume={snapshot} is not a training state" in early(f"--resume={snapshot}")
+    assert f"--resume={snapshot} is not a training state (training-state-*.pt)" in early(f"--resume={snapshot}")
     copy = tmp_path / run.name
     copy.mkdir()
     for file in run.iterdir():

@@ -368,6 +368,11 @@ def test_two_processes_do_not_train_one_run(
         line = refused(train.main, "--resume=latest", outdir, "--kimg=0.064")
     assert f"{run}: another process is training this run; stop that one first" in line
     assert (run / "stats.jsonl").read_text() == before
+    older = run / "training-state-000000.pt"
+    (run / "training-state-000001.pt").touch()  # saved by another one, after this one had read its state
+    with pytest.raises(UserError, match="trained this run further; resume it again"), run_folder.alone(run, older):
+        pass
+    (run / "training-state-000001.pt").unlink()
     assert invoke(train.main, "--resume=latest", outdir, "--kimg=0.064").exit_code == 0
     assert not (run / ".lock").exists()
 
