@@ -134,9 +134,9 @@ def main(
             dataset.tolerate(options.data.bad_images)
             name = f"{source.name}-{options.data.cond}-{options.cfg}-batch{options.loop.batch}"
             run = first(lambda: new_run_folder(outdir, name))
-        first(lambda: held.enter_context(alone(run, newest)))
-        first(lambda: remove_leftovers(run))
         try:
+            first(lambda: held.enter_context(alone(run, newest)))
+            first(lambda: remove_leftovers(run))
             end = training_loop(
                 run=run,
                 recipe=recipe,

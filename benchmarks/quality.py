@@ -35,7 +35,8 @@ import torch
 from benchmarks.judges import train_classifier
 from benchmarks.quality_measures import COLUMNS, EXEMPLARS, Results, measure
 from benchmarks.quality_rows import GROUPS, ROOT, ROWS, SETS, rows_named
-from torch_utils.command_line import Command, NearestChoice, Ranges, UserError
+from metrics.lpips import Lpips
+from torch_utils.command_line import Command, NearestChoice, Ranges, UserError, Words
 from torch_utils.files import atomic_write
 from training.dataset import ImageFolderDataset
 from training.run_folder import OPTIONS_FILE, snapshots_in, states_in
@@ -89,12 +90,14 @@ def runs_of(runs: dict[str, Results], name: str) -> list[Results]:
 
 
 def table(title: str, rows: dict[str, list[Results]]) -> str:
-    """Markdown: mean and, over several seeds, deviation; rows without a run are left out."""
-    lines = [f"| {title} | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    """Markdown: mean and, over several seeds, deviation; rows without a run, and LPIPS without values, are left out."""
+    measured = any(run.get("lpips") is not None for runs in rows.values() for run in runs)
+    columns = [column for column in COLUMNS if column != "lpips" or measured]
+    lines = [f"| {title} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, runs in rows.items():
         cells = []
-        for column in COLUMNS:
-            values = [value for run in runs if (value := run[column]) is not None]
+        for column in columns:
+            values = [value for run in runs if (value := run.get(column)) is not None]
             spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.2f}{spread}" if values else "-")
         if runs:
@@ -112,6 +115,7 @@ def table(title: str, rows: dict[str, list[Results]]) -> str:
 @click.option("--scratch", type=Path, help="Keep runs here, so that the next call goes on with a stopped one.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train.")
 @click.option("--out", type=Path, help="Results.  [default: benchmarks/results/quality-SET.json]")
+@click.option("--lpips-weights", cls=Words, type=Path, help="VGG16 and LPIPS heads, for diversity.", metavar="FILE ...")
 @click.option("--flags", default="", help="More flags for every train.py, e.g. '--kimg=8'.")
 def main(
     name: str,
@@ -123,6 +127,7 @@ def main(
     scratch: Path | None,
     device: str,
     out: Path | None,
+    lpips_weights: Sequence[Path],
     flags: str,
 ) -> None:
     torch.set_num_threads(1)
@@ -131,15 +136,19 @@ def main(
         raise UserError("--data is missing; make it with dataset_tool.py convert, as docs/quality.md says")
     plans = {row: ROWS[row].words(SETS[name], name) for row in rows_named(rows)}
     dataset, other = labelled(data, unseen)
+    lpips = Lpips.load(lpips_weights, torch.device("cpu")) if lpips_weights else None
     out = out or ROOT / "benchmarks" / "results" / f"quality-{name}.json"
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"runs": {}}
     made_of = {
         "flags": " ".join([*SETS[name].flags, *flags.split()]),
         "data": dataset.fingerprint(),
         "unseen": other.fingerprint() if other is not None else None,
+        "lpips": lpips.description if lpips is not None else None,
     }
-    if any(results.get(key, value) != value for key, value in made_of.items()):
-        raise UserError(f"--out={out} holds runs with other --flags, --data or --unseen; name another file")
+    if results["runs"] and any(results.get(key) != value for key, value in made_of.items()):
+        raise UserError(
+            f"--out={out} holds runs with other --flags, --data, --unseen or --lpips-weights; name another file"
+        )
     missing = [(row, seed) for seed in seeds for row in plans if f"{row}/{seed}" not in results["runs"]]
     if missing:
         judge, accuracy = train_classifier(dataset)
@@ -158,7 +167,7 @@ def main(
             if snapshot is None:
                 click.echo(f"{row}/{seed}: to be continued by the same command")
                 break
-            found = measure(snapshot, dataset, other, judge)
+            found = measure(snapshot, dataset, other, judge, lpips)
         results["runs"][f"{row}/{seed}"] = found
         click.echo(f"{row}/{seed}: {found}")
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ The columns are those of benchmarks.quality, in the features of a small classifi
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,7 +15,8 @@ import torch
 from benchmarks.judges import train_classifier
 from benchmarks.quality import labelled, tables
 from benchmarks.quality_measures import measure
-from torch_utils.command_line import Command, UserError
+from metrics.lpips import Lpips
+from torch_utils.command_line import Command, UserError, Words
 from training.checkpoint import load_snapshot
 
 
@@ -22,10 +24,12 @@ from training.checkpoint import load_snapshot
 @click.option("--network", type=Path, required=True, help="Snapshot.")
 @click.option("--data", type=Path, required=True, help="Labelled images that it was trained on.")
 @click.option("--unseen", type=Path, help="Labelled images of the same classes that it was not trained on.")
-def main(network: Path, data: Path, unseen: Path | None) -> None:
+@click.option("--lpips-weights", cls=Words, type=Path, help="VGG16 and LPIPS heads, for diversity.", metavar="FILE ...")
+def main(network: Path, data: Path, unseen: Path | None, lpips_weights: Sequence[Path]) -> None:
     torch.set_num_threads(1)
     shape = load_snapshot(network).recipe.shape
     dataset, other = labelled(data, unseen)
+    lpips = Lpips.load(lpips_weights, torch.device("cpu")) if lpips_weights else None
     if shape.img_resolution != dataset.resolution:
         raise UserError(
             f"--network={network} makes {shape.img_resolution} pixels, --data={data} has {dataset.resolution}; convert "
@@ -33,7 +37,7 @@ def main(network: Path, data: Path, unseen: Path | None) -> None:
         )
     judge, accuracy = train_classifier(dataset)
     click.echo(f"classifier: {accuracy:.3f} of held-out real images right")
-    found = measure(network, dataset, other, judge)
+    found = measure(network, dataset, other, judge, lpips)
     click.echo(tables({f"{network.stem}/0": found}, [network.stem]))
 
 

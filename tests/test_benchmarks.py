@@ -11,8 +11,10 @@ from conftest import TINY_RUN, Refused, invoke
 import train
 from benchmarks import instances, made_features, quality, quality_of, quality_rows, resume
 from benchmarks.judges import train_classifier
+from benchmarks.quality_measures import distance
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
+from metrics.lpips import Lpips
 from stylegan2_icgan.options import resolve
 from training.config import LoopOptions, to_json
 from training.dataset import ImageFolderDataset
@@ -29,7 +31,7 @@ def test_resume_benchmark_counts_and_restores() -> None:
 
 
 @pytest.mark.slow
-def test_quality_benchmark_fills_its_table_once(tmp_path: Path) -> None:
+def test_quality_benchmark_fills_its_table_once(tmp_path: Path, lpips_file: Path) -> None:
     digits = read_zip(ROOT / "datasets" / "digits.zip")
     seen, unseen = tmp_path / "seen.zip", tmp_path / "unseen.zip"
     write_part(digits, seen, lambda index: index % 9 > 1)
@@ -63,9 +65,18 @@ def test_quality_benchmark_fills_its_table_once(tmp_path: Path) -> None:
     rows, of_the_table = ({row[1:].partition("|")[2] for row in r.output.splitlines()} for r in (of, first))
     assert len(rows - {""}) > 6  # images seen and not, and three numbers of exemplars, each with a head
     assert rows <= of_the_table
+    lpips = ["--lpips-weights", str(lpips_file)]
+    perceived = invoke(quality_of.main, f"--network={snapshot}", f"--data={seen}", *lpips)
+    assert perceived.exit_code == 0, perceived.output
+    (head, _, row), others = perceived.output.splitlines()[1:4], set(of.output.splitlines())
+    *before, value = row.split(" | ")
+    assert head.endswith("| diversity | lpips |")
+    assert float(value.removesuffix(" |")) > 0
+    assert any(line.startswith(" | ".join(before)) for line in others)  # the rest is as without
     again = invoke(quality.main, *flags, f"--unseen={unseen}", f"--flags={words}")
     assert not [line for line in again.output.splitlines() if line.startswith("none/0")]
-    for wrong in ([f"--unseen={unseen}", "--flags=--kimg=1"], [f"--flags={words}"]):
+    same = [f"--unseen={unseen}", f"--flags={words}"]
+    for wrong in ([f"--unseen={unseen}", "--flags=--kimg=1"], [f"--flags={words}"], [*same, *lpips]):
         other = invoke(quality.main, *flags, *wrong)
         assert other.exit_code == 2
         assert "name another file" in other.stderr
@@ -84,6 +95,13 @@ def write_part(files: dict[str, bytes], path: Path, wanted: Callable[[int], bool
         for name in names:
             file.writestr(name, files[name])
         file.writestr("dataset.json", json.dumps({"labels": [[name, labels[name]] for name in names]}))
+
+
+def test_perceptual_diversity_is_of_samples_of_one_condition(lpips_file: Path) -> None:
+    lpips = Lpips.load([lpips_file], torch.device("cpu"))
+    one, other = torch.randint(0, 256, (2, 11, 3, 16, 16), dtype=torch.uint8)
+    assert distance(lpips, one, one) == 0
+    assert distance(lpips, one, other) == pytest.approx(float(lpips(one, other).mean()), rel=1e-5)
 
 
 def test_every_row_of_the_quality_table_is_a_configuration(refused: Refused) -> None:

@@ -111,7 +111,7 @@ def test_two_machines_are_one_process(runs: dict[str, Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize("processes", [1, 3, 4])
 def test_a_state_of_two_processes_continues_with_another_number(
     processes: int, runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -376,6 +376,12 @@ def test_two_processes_do_not_train_one_run(
     assert invoke(train.main, "--resume=latest", outdir, "--kimg=0.064").exit_code == 0
     assert not (run / ".lock").exists()
 
+    def full(*arguments: object, **how: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "hold", full)
+    assert "No space left on device; what was written before is whole" in refused(train.main, "--resume=latest", outdir)
+
 
 def test_a_line_whose_mean_was_rounded_stays(tmp_path: Path) -> None:
     """Of three processes that all say 0.048."""

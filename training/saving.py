@@ -117,9 +117,7 @@ class Saver:
         return self.run / snapshot_name(cur_nimg, self.loop.batch)
 
     def _best(self) -> Best | None:
-        measured = (
-            self.loop.metrics.split(",")[0].strip() if self.loop.metrics else None
-        )  # None: on --resume not any more
+        measured = self.loop.metrics.split(",")[0].strip() if self.loop.metrics else None  # taken back on --resume
         return best_of(self.run, self.loop.keep_best or measured)
 
     def _note(self, path: Path, results: Mapping[str, float], progress: Progress) -> str | None:
